@@ -1,0 +1,1 @@
+"""Benchmarks: ratios and counts measured side by side in one run."""
