@@ -1,16 +1,16 @@
-"""Everything that can be said about a run. Frozen, typed, tagged by name; a reader folds them, nothing else."""
+"""Everything that can be said about a run: frozen, typed, tagged by name. Readers fold these, no more."""
 
 import msgspec
 
 
 class Event(msgspec.Struct, frozen=True, kw_only=True, tag=True):
-    """`wall_s` is stamped by the writer (Unix seconds), `source` names it ('server', 'site/jinan', 'rank/jinan/0')."""
+    """`wall_s` (Unix seconds) and `source` ('server', 'site/jinan', 'rank/jinan/0') come from the writer."""
 
     wall_s: float = 0.0
     source: str = ""
 
 
-class RunStarted(Event):
+class RunStarted(Event, frozen=True, kw_only=True):
     name: str
     sites: list[str]
     num_params: int
@@ -18,24 +18,24 @@ class RunStarted(Event):
     code_version: str
 
 
-class RunFinished(Event):
+class RunFinished(Event, frozen=True, kw_only=True):
     reason: str
     """'budget', 'stopped' or 'failed: ...'"""
     tokens: int
 
 
-class SiteJoined(Event):
+class SiteJoined(Event, frozen=True, kw_only=True):
     site: str
     incarnation: int
     version: int
 
 
-class SiteLeft(Event):
+class SiteLeft(Event, frozen=True, kw_only=True):
     site: str
     reason: str
 
 
-class StepDone(Event):
+class StepDone(Event, frozen=True, kw_only=True):
     site: str
     step: int
     tokens: int
@@ -48,7 +48,7 @@ class StepDone(Event):
     version: int
 
 
-class EvalDone(Event):
+class EvalDone(Event, frozen=True, kw_only=True):
     site: str
     step: int
     version: int
@@ -56,27 +56,27 @@ class EvalDone(Event):
     tokens: int
 
 
-class RangeLeased(Event):
+class RangeLeased(Event, frozen=True, kw_only=True):
     site: str
     start: int
     end: int
 
 
-class RangeMerged(Event):
+class RangeMerged(Event, frozen=True, kw_only=True):
     site: str
     start: int
     end: int
     version: int
 
 
-class RangeDiscarded(Event):
+class RangeDiscarded(Event, frozen=True, kw_only=True):
     site: str
     start: int
     end: int
     reason: str
 
 
-class ContributionReceived(Event):
+class ContributionReceived(Event, frozen=True, kw_only=True):
     site: str
     seq: int
     base_version: int
@@ -85,7 +85,7 @@ class ContributionReceived(Event):
     norm: float
 
 
-class VersionPublished(Event):
+class VersionPublished(Event, frozen=True, kw_only=True):
     version: int
     server_epoch: int
     sites: list[str]
@@ -95,7 +95,7 @@ class VersionPublished(Event):
     wait_s: float
 
 
-class VersionApplied(Event):
+class VersionApplied(Event, frozen=True, kw_only=True):
     site: str
     version: int
     hash: str
@@ -104,13 +104,13 @@ class VersionApplied(Event):
     refresh: bool
 
 
-class Quarantined(Event):
+class Quarantined(Event, frozen=True, kw_only=True):
     site: str
     seq: int
     reason: str
 
 
-class LinkSample(Event):
+class LinkSample(Event, frozen=True, kw_only=True):
     site: str
     bytes_up: int
     bytes_down: int
@@ -121,14 +121,14 @@ class LinkSample(Event):
     connected: bool
 
 
-class ServerStarted(Event):
+class ServerStarted(Event, frozen=True, kw_only=True):
     server_epoch: int
     version: int
     replayed: int
     address: str
 
 
-class CheckpointSaved(Event):
+class CheckpointSaved(Event, frozen=True, kw_only=True):
     what: str
     version: int
     step: int
@@ -136,26 +136,26 @@ class CheckpointSaved(Event):
     duration_s: float
 
 
-class CheckpointFailed(Event):
+class CheckpointFailed(Event, frozen=True, kw_only=True):
     what: str
     reason: str
 
 
-class Fault(Event):
-    """Something went wrong. `subject`: the site, rank or link; `kind`: 'rank_died', 'link_down', 'disk_full', ..."""
+class Fault(Event, frozen=True, kw_only=True):
+    """Trouble with `subject` (a site, rank or link); `kind`: 'rank_died', 'link_down', 'disk_full', ..."""
 
     subject: str
     kind: str
     detail: str
 
 
-class Recovered(Event):
+class Recovered(Event, frozen=True, kw_only=True):
     subject: str
     kind: str
     after_s: float
 
 
-class Note(Event):
+class Note(Event, frozen=True, kw_only=True):
     """A line for people."""
 
     level: str

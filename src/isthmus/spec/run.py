@@ -19,7 +19,7 @@ class SourceSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
 class DataSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     sources: list[SourceSpec] = [SourceSpec()]
     tokenizer: str = "train"
-    """'train' learns a byte-level BPE of `model.vocab_size` once and caches it; or a path to tokenizer.json."""
+    """'train' learns a byte-level BPE of `model.vocab_size` and caches it; else a path to tokenizer.json."""
     seq_len: int = 256
     seed: int = 0
     held_out: float = 0.01
@@ -81,7 +81,8 @@ class OuterSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     """Silence after which a site is given up and its leases go to others."""
     outage_reserve: Seconds = Seconds(60.0)
     """Leased work a site keeps in hand, so that it trains on while the server is away."""
-    streams: int = 2
+    streams: int = 0
+    """Parallel TCP streams of a site's link; 0: derived from its bandwidth and delay."""
     congestion: str = "bbr"
     """TCP congestion control asked for on each socket; ignored where the kernel lacks it."""
     snapshot_every: int = 20

@@ -1,0 +1,51 @@
+"""Parameters of a model by name and shape, without building it. `models.Transformer` uses the same names."""
+
+import math
+from collections.abc import Iterator
+
+from isthmus.spec.model import ModelSpec
+
+Shape = tuple[int, ...]
+
+
+def param_shapes(spec: ModelSpec) -> Iterator[tuple[str, Shape]]:
+    """(name, shape) of every tensor, in the model's order. Linear weights are [out, in], experts [in, out]."""
+    yield "embed.weight", (spec.vocab_size, spec.hidden_size)
+    for layer in range(spec.num_layers):
+        for name, shape in _layer_shapes(spec, layer):
+            yield f"layers.{layer}.{name}", shape
+    yield "norm.weight", (spec.hidden_size,)
+    if not spec.tied_head:
+        yield "head.weight", (spec.vocab_size, spec.hidden_size)
+
+
+def _layer_shapes(spec: ModelSpec, layer: int) -> Iterator[tuple[str, Shape]]:
+    hidden = spec.hidden_size
+    q_width, kv_width = spec.num_heads * spec.head_dim, spec.num_kv_heads * spec.head_dim
+    yield "attn_norm.weight", (hidden,)
+    yield "attn.wq.weight", (q_width, hidden)
+    yield "attn.wk.weight", (kv_width, hidden)
+    yield "attn.wv.weight", (kv_width, hidden)
+    yield "attn.wo.weight", (hidden, q_width)
+    yield "ffn_norm.weight", (hidden,)
+    if not spec.is_moe_layer(layer):
+        yield "ffn.gate_up.weight", (2 * spec.ffn_size, hidden)
+        yield "ffn.down.weight", (hidden, spec.ffn_size)
+        return
+    yield "moe.router.weight", (spec.num_experts, hidden)
+    width = spec.expert_ffn_size or spec.ffn_size
+    for expert in range(spec.num_experts):
+        yield f"moe.experts.{expert}.gate_up", (hidden, 2 * width)
+        yield f"moe.experts.{expert}.down", (width, hidden)
+
+
+def count_params(spec: ModelSpec) -> int:
+    return sum(math.prod(shape) for _, shape in param_shapes(spec))
+
+
+def count_active_params(spec: ModelSpec) -> int:
+    """Parameters one token passes through: all but the experts that its router does not choose."""
+    width = spec.expert_ffn_size or spec.ffn_size
+    moe_layers = sum(spec.is_moe_layer(layer) for layer in range(spec.num_layers))
+    idle_experts = moe_layers * max(0, spec.num_experts - spec.top_k)
+    return count_params(spec) - idle_experts * 3 * spec.hidden_size * width
