@@ -1,0 +1,44 @@
+"""The table of verbs: where each lives, and its line in `isthmus --help`. A module is imported to run it."""
+
+from dataclasses import dataclass
+
+TRAIN = "Train"
+READ = "Read a run"
+SET_UP = "Set up"
+MEASURE = "Measure"
+
+
+@dataclass(frozen=True)
+class Verb:
+    """`target` is `module:attribute` below `isthmus.ui.cli`: a function, or an App of the same name."""
+
+    name: str
+    target: str
+    summary: str
+    group: str
+
+
+VERBS = (
+    Verb(
+        "train",
+        "train:train",
+        "Train a model as a run.yaml says, on this machine's sites or on one of them.",
+        TRAIN,
+    ),
+    Verb(
+        "demo", "demo:demo", "Train a small Mixture-of-Experts model over two sites of this machine.", TRAIN
+    ),
+    Verb("server", "server:app", "Run or promote the parameter server that joins the sites.", TRAIN),
+    Verb("generate", "generate:generate", "Continue a prompt with a checkpoint of a run.", TRAIN),
+    Verb("status", "status:status", "Show where a run stands: sites, links, versions, faults.", READ),
+    Verb("logs", "logs:logs", "Print the events of a run's journal.", READ),
+    Verb("report", "report:report", "Write a run's report as one self-contained HTML page.", READ),
+    Verb("metrics", "metrics:metrics", "Serve a run's figures to Prometheus.", READ),
+    Verb("tensorboard", "tensorboard:tensorboard", "Write a run's curves as TensorBoard event files.", READ),
+    Verb("config", "config:app", "Show and check fleet and run files.", SET_UP),
+    Verb("certs", "certs:app", "Make certificates and tokens for the sites.", SET_UP),
+    Verb("check", "check:app", "Check links, certificates and machines before a run.", SET_UP),
+    Verb("data", "data:app", "Prepare and inspect training data.", SET_UP),
+    Verb("bench", "bench:bench", "Run a benchmark and print its figures beside their targets.", MEASURE),
+    Verb("version", "version:version", "Print the versions of isthmus and of what it runs on.", MEASURE),
+)
