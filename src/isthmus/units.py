@@ -110,7 +110,7 @@ Quantity = Seconds | Bytes | Bandwidth | Count
 
 
 def exact(quantity: Quantity) -> str:
-    """The shortest text that `parse` turns back into exactly this value, with a unit: '90 s', not '0.025 h'."""
+    """The shortest text that `parse` turns back into exactly this value: "90 s", not "0.025 h"."""
     texts = [
         _written(quantity, unit, scale) for unit, scale in quantity.SHOWN.items() if quantity or scale == 1
     ]

@@ -5,99 +5,142 @@ from typing import Literal
 import msgspec
 
 from isthmus.spec.model import ModelSpec
+from isthmus.spec.ranges import AtLeast0, AtLeast1, NonNegative, Positive, Share, ShareBelow1
 from isthmus.units import Count, Seconds
+
+Codec = Literal["fp32", "bf16", "int8", "int4"]
 
 
 class SourceSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One source of text. Short form: its path alone."""
+
     path: str = "stdlib"
     """'stdlib' (this Python's own source and documentation), a file, a glob, or 'hf:<dataset>'."""
-    weight: float = 1.0
+    weight: Positive = 1.0
+    """How often this source is drawn from, relative to the others."""
     text_field: str = "text"
     """Column or key that holds the text in jsonl and parquet."""
 
 
 class DataSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What the model reads."""
+
     sources: list[SourceSpec] = [SourceSpec()]
+    """Where the text comes from. Short form: one path, or a list of paths."""
     tokenizer: str = "train"
-    """'train' learns a byte-level BPE of `model.vocab_size` and caches it; else a path to tokenizer.json."""
-    seq_len: int = 256
-    seed: int = 0
-    held_out: float = 0.01
+    """'train' learns a byte-level BPE of `model.vocab_size` and caches it; or a path to tokenizer.json."""
+    seq_len: AtLeast1 = 256
+    """Tokens in one sequence, the unit that is sampled, leased and counted."""
+    seed: AtLeast0 = 0
+    """Seed of the global sample order."""
+    held_out: ShareBelow1 = 0.01
     """Share of the documents kept for evaluation."""
     cache: str = "~/.cache/isthmus"
+    """Where tokenizers and token shards are kept between runs."""
 
 
 class TrainSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The inner training, alike at every site."""
+
     tokens: Count = Count(2_000_000)
     """Token budget of the whole run, over all sites."""
-    batch_size: int = 16
+    batch_size: AtLeast1 = 16
     """Sequences in one inner step of one site (over all its ranks)."""
-    micro_batch_size: int = 0
+    micro_batch_size: AtLeast0 = 0
     """Sequences a rank runs at once; 0: the whole of its share."""
-    lr: float = 1e-3
-    min_lr_ratio: float = 0.1
-    warmup: float = 0.02
+    lr: Positive = 1e-3
+    """Highest learning rate of the inner optimizer."""
+    min_lr_ratio: Share = 0.1
+    """Learning rate at the end, relative to the highest."""
+    warmup: Share = 0.02
     """Share of the budget over which the learning rate rises."""
     schedule: Literal["cosine", "wsd", "constant"] = "cosine"
-    decay: float = 0.2
+    """How the learning rate falls after the warm-up; wsd: stable, then a decay at the end."""
+    decay: Share = 0.2
     """wsd only: share of the budget over which it falls at the end."""
-    betas: tuple[float, float] = (0.9, 0.95)
-    weight_decay: float = 0.1
-    grad_clip: float = 1.0
+    betas: tuple[ShareBelow1, ShareBelow1] = (0.9, 0.95)
+    """AdamW's decay of the first and second moment."""
+    weight_decay: NonNegative = 0.1
+    """Decoupled weight decay of matrices; vectors such as norms have none."""
+    grad_clip: NonNegative = 1.0
     """Largest norm of the whole gradient; 0: none."""
     optimizer: Literal["adamw", "sgd"] = "adamw"
+    """Inner optimizer; its state stays at its site."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
-    seed: int = 0
+    """Format of the matrix products; auto: the faster one, measured at the start."""
+    seed: AtLeast0 = 0
+    """Seed of the first weights."""
     eval_every: Seconds = Seconds(30.0)
-    eval_sequences: int = 64
+    """Time between evaluations on held-out text; 0: only at the end."""
+    eval_sequences: AtLeast1 = 64
+    """Held-out sequences in one evaluation."""
     checkpoint_every: Seconds = Seconds(60.0)
-    keep_checkpoints: int = 3
+    """Time between checkpoints; 0: only at the end."""
+    keep_checkpoints: AtLeast1 = 3
+    """Newest checkpoints that are kept."""
 
 
 class OuterSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    inner_steps: int = 50
+    """How the sites are joined to one model."""
+
+    inner_steps: AtLeast1 = 50
     """H: inner steps between two pushes of the fastest site."""
     mode: Literal["elastic", "strict"] = "elastic"
     """elastic: equal wall-clock windows, quorum and grace. strict: all sites, fixed H, bit-equal results."""
-    quorum: int = 1
+    quorum: AtLeast1 = 1
     """elastic only: contributions after which the grace period starts. Strict always waits for all."""
     delay: int = -1
     """Inner steps between a push and taking up its result; -1: elastic takes it when it is there, strict
     derives it once from the measured link."""
-    lr: float = 0.7
-    momentum: float = 0.9
+    lr: Positive = 0.7
+    """Learning rate of the outer optimizer."""
+    momentum: ShareBelow1 = 0.9
+    """Nesterov momentum of the outer optimizer."""
     optimizer: Literal["nesterov", "sgd"] = "nesterov"
-    codec: Literal["fp32", "bf16", "int8", "int4"] = "int8"
+    """Outer optimizer, run by the server in fp32."""
+    codec: Codec = "int8"
     """Format of pseudo-gradients on the way up."""
-    down_codec: Literal["fp32", "bf16", "int8", "int4"] = "int8"
+    down_codec: Codec = "int8"
     """Format of parameter deltas on the way down."""
-    block_size: int = 128
-    fragments: int = 0
-    """0: chosen from the model's size."""
-    staleness_max: int = 4
-    outlier_factor: float = 10.0
+    block_size: AtLeast1 = 128
+    """Values that share one scale in int8 and int4."""
+    fragments: AtLeast0 = 0
+    """Parts the model is cut into for sending; 0: chosen from its size."""
+    staleness_max: AtLeast0 = 4
+    """A push based on a version older than this is discarded, and its samples are leased again."""
+    outlier_factor: NonNegative = 10.0
     """A push whose norm exceeds this times the running median is quarantined; 0: never."""
     site_timeout: Seconds = Seconds(30.0)
     """Silence after which a site is given up and its leases go to others."""
     outage_reserve: Seconds = Seconds(60.0)
     """Leased work a site keeps in hand, so that it trains on while the server is away."""
-    streams: int = 0
+    streams: AtLeast0 = 0
     """Parallel TCP streams of a site's link; 0: derived from its bandwidth and delay."""
     congestion: str = "bbr"
     """TCP congestion control asked for on each socket; ignored where the kernel lacks it."""
-    snapshot_every: int = 20
+    snapshot_every: AtLeast1 = 20
     """Merges between two snapshots of the server."""
 
 
 class AlertSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Who is told when something goes wrong."""
+
     webhook: str = ""
     """URL that gets a JSON POST for each alert; empty: none."""
 
 
 class RunSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The whole of run.yaml."""
+
     name: str = "run"
+    """Names the run in reports and its folder."""
     model: ModelSpec = ModelSpec()
+    """What learns: a preset's name, or a mapping."""
     data: DataSpec = DataSpec()
+    """What it reads."""
     train: TrainSpec = TrainSpec()
+    """How each site trains."""
     outer: OuterSpec = OuterSpec()
+    """How the sites are joined."""
     alerts: AlertSpec = AlertSpec()
+    """Who is told of trouble."""
