@@ -16,6 +16,8 @@ class RunStarted(Event, frozen=True, kw_only=True):
     num_params: int
     token_budget: int
     code_version: str
+    seq_len: int = 0
+    """Tokens in one sample, so that ranges of samples can be counted in tokens; 0: unknown."""
 
 
 class RunFinished(Event, frozen=True, kw_only=True):
@@ -155,6 +157,13 @@ class Recovered(Event, frozen=True, kw_only=True):
     after_s: float
 
 
+class EventsDropped(Event, frozen=True, kw_only=True):
+    """The journal itself lost `count` events of this source, because the disk refused them for too long."""
+
+    count: int
+    reason: str
+
+
 class Note(Event, frozen=True, kw_only=True):
     """A line for people."""
 
@@ -165,5 +174,5 @@ class Note(Event, frozen=True, kw_only=True):
 AnyEvent = (
     RunStarted | RunFinished | SiteJoined | SiteLeft | StepDone | EvalDone
     | RangeLeased | RangeMerged | RangeDiscarded | ContributionReceived | VersionPublished | VersionApplied
-    | Quarantined | LinkSample | ServerStarted | CheckpointSaved | CheckpointFailed | Fault | Recovered | Note
+    | Quarantined | LinkSample | ServerStarted | CheckpointSaved | CheckpointFailed | Fault | Recovered | EventsDropped | Note
 )  # fmt: skip
