@@ -11,7 +11,7 @@ class NodeSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 
     count: AtLeast1 = 1
     """How many such machines."""
-    chips: dict[str, AtLeast1] = {"cpu": 1}
+    chips: dict[str, AtLeast1] = msgspec.field(default_factory=lambda: {"cpu": 1})
     """Chip family or model -> chips in each machine, as `ascend910b: 8`. One rank per chip."""
 
 
@@ -32,7 +32,7 @@ class SiteSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     Short form: `chips: {ascend910b: 8}` stands for one node, with `nodes: 4` for four of them.
     """
 
-    nodes: list[NodeSpec] = [NodeSpec()]
+    nodes: list[NodeSpec] = msgspec.field(default_factory=lambda: [NodeSpec()])
     """The site's machines."""
     link: LinkSpec = LinkSpec()
     """Its way to the parameter server."""
@@ -54,7 +54,7 @@ class ServerSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
 class FleetSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The whole of fleet.yaml."""
 
-    sites: dict[str, SiteSpec] = {"local": SiteSpec()}
+    sites: dict[str, SiteSpec] = msgspec.field(default_factory=lambda: {"local": SiteSpec()})
     """Site name -> site. Names are lower case, as they become file names and certificate names."""
     server: ServerSpec = ServerSpec()
     """The parameter server."""

@@ -25,7 +25,7 @@ class SourceSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
 class DataSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What the model reads."""
 
-    sources: list[SourceSpec] = [SourceSpec()]
+    sources: list[SourceSpec] = msgspec.field(default_factory=lambda: [SourceSpec()])
     """Where the text comes from. Short form: one path, or a list of paths."""
     tokenizer: str = "train"
     """'train' learns a byte-level BPE of `model.vocab_size` and caches it; or a path to tokenizer.json."""
