@@ -174,5 +174,6 @@ class Note(Event, frozen=True, kw_only=True):
 AnyEvent = (
     RunStarted | RunFinished | SiteJoined | SiteLeft | StepDone | EvalDone
     | RangeLeased | RangeMerged | RangeDiscarded | ContributionReceived | VersionPublished | VersionApplied
-    | Quarantined | LinkSample | ServerStarted | CheckpointSaved | CheckpointFailed | Fault | Recovered | EventsDropped | Note
+    | Quarantined | LinkSample | ServerStarted | CheckpointSaved | CheckpointFailed | Fault | Recovered
+    | EventsDropped | Note
 )  # fmt: skip
