@@ -1,0 +1,1 @@
+"""Transformer, dense or Mixture-of-Experts per layer. Knows nothing of ranks."""

@@ -1,0 +1,46 @@
+"""Starting values that depend on (seed, parameter name) alone."""
+
+import hashlib
+import math
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from isthmus.models.transformer import Transformer
+
+EMBED_STD = 0.02
+
+
+def init_weights(model: Transformer, seed: int) -> None:
+    """Fill all parameters in place, the same bits for any number of threads, order or part of the model.
+
+    Norms are 1. Matrices are normal with standard deviation 1/sqrt(fan-in); those that write to the residual
+    stream also by 1/sqrt(2 * layers) (GPT-2). Embedding, head and router have 0.02.
+    """
+    with torch.no_grad():
+        for name, param in model.named_parameters():
+            std = _std(name, param, model.spec.num_layers)
+            if std is None:
+                param.fill_(1.0)
+            else:
+                param.copy_(_normal(name, param, seed).mul_(std))
+
+
+def _std(name: str, param: Tensor, num_layers: int) -> float | None:
+    """None for a norm."""
+    kind = name.removesuffix(".weight").rpartition(".")[2]
+    if param.dim() == 1:
+        return None
+    if kind in ("embed", "head", "router"):
+        return EMBED_STD
+    fan_in = param.shape[0 if ".experts." in name else 1]
+    depth = 2 * num_layers if kind in ("wo", "down") else 1
+    return 1.0 / math.sqrt(fan_in * depth)
+
+
+def _normal(name: str, param: Tensor, seed: int) -> Tensor:
+    """A counter-based stream of its own for each name: no draw depends on another."""
+    digest = hashlib.blake2b(f"{seed}/{name}".encode(), digest_size=16).digest()
+    draws = np.random.Generator(np.random.Philox(key=int.from_bytes(digest, "little")))
+    return torch.from_numpy(draws.standard_normal(tuple(param.shape), dtype=np.float32))

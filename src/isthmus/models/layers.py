@@ -1,0 +1,139 @@
+"""Building blocks: linear map, RMSNorm, rotary embedding and SwiGLU.
+
+Parameters are fp32. Activations come in the compute dtype of the step (fp32 or bf16) and each layer casts its
+weight to it; the residual stream and all norms stay fp32. The hand-written backward passes save
+memory traffic: they keep the inputs only, and recompute the cheap parts.
+
+Shape suffixes: B batch, T time, N = B * T tokens, D hidden, H heads, F width of a SwiGLU.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+from torch.nn import functional
+
+silu_backward = torch.ops.aten.silu_backward.grad_input
+
+
+class Linear(nn.Module):
+    """y = x W^T, without bias. `weight` is [out, in] and starts uninitialised."""
+
+    def __init__(self, in_size: int, out_size: int):
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(out_size, in_size))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return functional.linear(x, self.weight.to(x.dtype))
+
+
+class _RMSNorm(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, eps: float, dtype: torch.dtype) -> Tensor:
+        norm = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
+        rstd = norm.square_().div_(x.shape[-1]).add_(eps).rsqrt_()
+        ctx.save_for_backward(x, weight, rstd)
+        return (x * rstd).mul_(weight).to(dtype)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore
+        x, weight, rstd = ctx.saved_tensors
+        grad = grads[0].float()
+        unit = x * rstd
+        product = grad * unit
+        grad_weight = product.flatten(0, -2).sum(0)
+        slope = product.mul_(weight).mean(-1, keepdim=True)
+        grad_x = torch.mul(grad, weight).addcmul_(unit, slope, value=-1).mul_(rstd)
+        return grad_x, grad_weight, None, None
+
+
+class RMSNorm(nn.Module):
+    """x / rms(x) * weight over the last axis (arXiv 1910.07467). Takes fp32, gives `dtype`."""
+
+    def __init__(self, size: int, eps: float):
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(size))
+        self.eps = eps
+
+    def forward(self, x: Tensor, dtype: torch.dtype) -> Tensor:
+        return _RMSNorm.apply(x, self.weight, self.eps, dtype)  # pyright: ignore[reportReturnType]
+
+
+def rope_tables(
+    positions_T: Tensor, head_dim: int, theta: float, dtype: torch.dtype
+) -> tuple[Tensor, Tensor]:
+    """(cos, sin), each [T, 1, head_dim / 2], of the rotary embedding (arXiv 2104.09864)."""
+    exponents = torch.arange(0, head_dim, 2, device=positions_T.device, dtype=torch.float32) / head_dim
+    angles = positions_T.float()[:, None] / theta**exponents
+    return angles.cos().to(dtype)[:, None], angles.sin().to(dtype)[:, None]
+
+
+def _rotate(x: Tensor, cos: Tensor, sin: Tensor, sign: float) -> Tensor:
+    half = x.shape[-1] // 2
+    a, b = x[..., :half], x[..., half:]
+    out = torch.empty_like(x)
+    torch.mul(a, cos, out=out[..., :half]).addcmul_(b, sin, value=-sign)
+    torch.mul(b, cos, out=out[..., half:]).addcmul_(a, sin, value=sign)
+    return out
+
+
+class _Rope(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+        ctx.save_for_backward(cos, sin)
+        return _rotate(x, cos, sin, 1.0)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore
+        cos, sin = ctx.saved_tensors
+        return _rotate(grads[0], cos, sin, -1.0), None, None
+
+
+def rope(x_BTHd: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Rotate each head's first half against its second half, as the Llama family does."""
+    return _Rope.apply(x_BTHd, cos, sin)  # pyright: ignore[reportReturnType]
+
+
+def swiglu(gate_up: Tensor) -> Tensor:
+    """silu(gate) * up of [rows, 2F] -> [rows, F] (arXiv 2002.05202). No autograd: for hand-written passes."""
+    width = gate_up.shape[-1] // 2
+    return functional.silu(gate_up[..., :width]).mul_(gate_up[..., width:])
+
+
+def swiglu_backward(grad: Tensor, gate_up: Tensor) -> tuple[Tensor, Tensor]:
+    """Gradient of `swiglu` by its input [rows, 2F], and the activation [rows, F] it needed on the way."""
+    width = gate_up.shape[-1] // 2
+    gate, up = gate_up[..., :width], gate_up[..., width:]
+    grad_gate_up = torch.empty_like(gate_up)
+    grad_gate, grad_up = grad_gate_up[..., :width], grad_gate_up[..., width:]
+    activation = functional.silu(gate)
+    torch.mul(grad, activation, out=grad_up)
+    silu_backward(grad * up, gate, grad_input=grad_gate)
+    return grad_gate_up, activation.mul_(up)
+
+
+class _SwiGLU(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, gate_up: Tensor) -> Tensor:
+        ctx.save_for_backward(gate_up)
+        return swiglu(gate_up)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *grads: Tensor) -> Tensor:  # pyright: ignore
+        return swiglu_backward(grads[0], ctx.saved_tensors[0])[0]
+
+
+class FeedForward(nn.Module):
+    """Dense SwiGLU layer. `gate_up.weight` is [2F, D], gate first; `down.weight` is [D, F]."""
+
+    def __init__(self, hidden_size: int, ffn_size: int):
+        super().__init__()
+        self.gate_up = Linear(hidden_size, 2 * ffn_size)
+        self.down = Linear(ffn_size, hidden_size)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.down(_SwiGLU.apply(self.gate_up(x)))  # pyright: ignore[reportArgumentType]
