@@ -9,7 +9,7 @@ Shape = tuple[int, ...]
 
 
 def param_shapes(spec: ModelSpec) -> Iterator[tuple[str, Shape]]:
-    """(name, shape) of every tensor, in the model's order; linear weights are [out, in], experts [in, out]."""
+    """(name, shape) of every tensor, in the model's order; weights are [out, in], of experts [in, out]."""
     yield "embed.weight", (spec.vocab_size, spec.hidden_size)
     for layer in range(spec.num_layers):
         for name, shape in _layer_shapes(spec, layer):
