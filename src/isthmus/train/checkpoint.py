@@ -1,0 +1,197 @@
+"""Checkpoints of one site that survive kill -9 and power loss at any instant, and a full or failing disk.
+
+Each is two files in the site's `checkpoints/` folder: `step-000000120.safetensors` with parameters and moments,
+and then `step-000000120.json`, the manifest with size and checksum. Both are written aside, synced and renamed;
+without a manifest there is no checkpoint. Deleting goes the other way round. No torch here: arrays are NumPy.
+"""
+
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import xxhash
+
+from isthmus.errors import CorruptError, IsthmusError, NotFoundError
+from isthmus.journal.store import DiskStore, Store
+from isthmus.spec.model import ModelSpec
+from isthmus.train.tensorfile import Arrays, pack, unpack
+
+_MANIFEST, _TENSORS = ".json", ".safetensors"
+_PARAMETER, _MOMENT = "model.", "optimizer."
+
+
+class Facts(msgspec.Struct, frozen=True, kw_only=True):
+    """Where training stood. `feed` is the feed's own state, see `Feed.state`."""
+
+    step: int
+    tokens: int
+    progress: float
+    version: int
+    model: ModelSpec
+    data: str
+    """Fingerprint of the data set."""
+    feed: dict[str, int | float | str] = {}
+
+
+class Manifest(msgspec.Struct, frozen=True, kw_only=True):
+    facts: Facts
+    size: int
+    """Bytes of the tensor file."""
+    xxh3: str
+    """XXH3-128 of the tensor file, hexadecimal."""
+    format: int = 1
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    facts: Facts
+    path: Path
+    """Of the tensor file."""
+    parameters: dict[str, np.ndarray]
+    moments: dict[str, np.ndarray]
+
+
+@dataclass(frozen=True)
+class Skipped:
+    """A checkpoint that could not be used."""
+
+    path: Path
+    reason: str
+
+
+def write_checkpoint(store: Store, folder: Path, facts: Facts, parameters: Arrays, moments: Arrays) -> Path:
+    """Make a checkpoint durable; returns its tensor file. Raises StorageError, leaving earlier ones alone."""
+    named = {_PARAMETER + name: array for name, array in parameters.items()}
+    named |= {_MOMENT + name: array for name, array in moments.items()}
+    buffers = pack(named)
+    digest = xxhash.xxh3_128()
+    for buffer in buffers:
+        digest.update(buffer)
+    manifest = Manifest(facts=facts, size=sum(buffer.nbytes for buffer in buffers), xxh3=digest.hexdigest())
+    path = folder / f"step-{facts.step:09d}{_TENSORS}"
+    store.make_folder(folder)
+    store.write_atomic(path, *buffers)
+    store.write_atomic(path.with_suffix(_MANIFEST), msgspec.json.encode(manifest))
+    return path
+
+
+def prune(store: Store, folder: Path, keep: int) -> None:
+    """Delete all but the newest `keep` checkpoints, and tensor files without a manifest that are older."""
+    steps = _steps(store, folder)
+    kept = steps[-keep:]
+    for name in steps[:-keep]:
+        store.delete(folder / f"{name}{_MANIFEST}")
+    if len(steps) > keep:
+        store.fsync(folder)
+    for name in store.list(folder):
+        stem, suffix = Path(name).stem, Path(name).suffix
+        if suffix == _TENSORS and kept and stem < kept[0]:
+            store.delete(folder / name)
+
+
+def _steps(store: Store, folder: Path) -> list[str]:
+    names = (name for name in store.list(folder) if name.startswith("step-") and name.endswith(_MANIFEST))
+    return [Path(name).stem for name in names]
+
+
+def read_checkpoint(store: Store, manifest_path: Path) -> Checkpoint:
+    """Raises CorruptError if anything differs from what was written."""
+    where = str(manifest_path)
+    try:
+        manifest = msgspec.json.decode(store.read(manifest_path), type=Manifest)
+        path = manifest_path.with_suffix(_TENSORS)
+        file = store.read(path)
+    except msgspec.MsgspecError as error:
+        raise CorruptError(f"the manifest is damaged: {error}", where=where) from error
+    except NotFoundError as error:
+        raise CorruptError("the tensor file is missing", where=where) from error
+    if file.nbytes != manifest.size:
+        raise CorruptError(f"the tensor file has {file.nbytes} bytes, not {manifest.size}", where=where)
+    if xxhash.xxh3_128_hexdigest(file) != manifest.xxh3:
+        raise CorruptError("the tensor file does not match its checksum", where=where)
+    arrays = unpack(file, where)
+    parameters = {n.removeprefix(_PARAMETER): a for n, a in arrays.items() if n.startswith(_PARAMETER)}
+    moments = {n.removeprefix(_MOMENT): a for n, a in arrays.items() if n.startswith(_MOMENT)}
+    return Checkpoint(manifest.facts, path, parameters, moments)
+
+
+def load_newest(store: Store, folder: Path) -> tuple[Checkpoint | None, list[Skipped]]:
+    """The newest checkpoint that is sound, and the newer ones that are not, each with the reason."""
+    skipped: list[Skipped] = []
+    for name in reversed(_steps(store, folder)):
+        path = folder / f"{name}{_MANIFEST}"
+        try:
+            return read_checkpoint(store, path), skipped
+        except IsthmusError as error:
+            skipped.append(Skipped(path, error.message))
+    return None, skipped
+
+
+@dataclass(frozen=True)
+class Saved:
+    """What became of a save: `path`, or the error that prevented it."""
+
+    facts: Facts
+    path: Path
+    duration_s: float
+    error: IsthmusError | None
+
+
+class CheckpointWriter:
+    """Writes in a thread, from a copy, so that training goes on. One save at a time.
+
+    Args:
+        keep: checkpoints to leave on the disk.
+        told: called from the thread after each save, good or failed.
+    """
+
+    def __init__(self, folder: Path, keep: int, told: Callable[[Saved], None], *, store: Store | None = None):
+        self._folder, self._keep, self._told = folder, keep, told
+        self._store = store or DiskStore()
+        self._copies: dict[str, np.ndarray] = {}
+        self._thread: threading.Thread | None = None
+
+    @property
+    def busy(self) -> bool:
+        return self._thread is not None and self._thread.is_alive()
+
+    def save(self, facts: Facts, parameters: Arrays, moments: Arrays) -> bool:
+        """Copy the arrays and start writing. False, and nothing done, while the last save is not finished."""
+        if self.busy:
+            return False
+        copies = self._copy("p.", parameters), self._copy("m.", moments)
+        self._thread = threading.Thread(
+            target=self._write, args=(facts, *copies), name="checkpoint", daemon=True
+        )
+        self._thread.start()
+        return True
+
+    def wait(self, timeout_s: float) -> bool:
+        """True once nothing is being written; False if that takes longer."""
+        if self._thread is not None:
+            self._thread.join(timeout_s)
+        return not self.busy
+
+    def _copy(self, prefix: str, arrays: Arrays) -> dict[str, np.ndarray]:
+        """The buffers are kept for the next save: fresh memory would cost more than the copy."""
+        for name, array in arrays.items():
+            buffer = self._copies.setdefault(prefix + name, np.empty_like(array, order="C"))
+            np.copyto(buffer, array)
+        return {name: self._copies[prefix + name] for name in arrays}
+
+    def _write(self, facts: Facts, parameters: Arrays, moments: Arrays) -> None:
+        start = time.monotonic()
+        error: IsthmusError | None = None
+        path = self._folder
+        try:
+            path = write_checkpoint(self._store, self._folder, facts, parameters, moments)
+            prune(self._store, self._folder, self._keep)
+        except IsthmusError as problem:
+            error = problem
+        except Exception as problem:
+            error = IsthmusError(f"{type(problem).__name__}: {problem}", where=str(self._folder))
+        self._told(Saved(facts, path, time.monotonic() - start, error))

@@ -1,0 +1,213 @@
+import itertools
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from isthmus.errors import StorageError
+from isthmus.journal.memory_store import Crash, MemoryStore
+from isthmus.journal.store import DiskStore, Store
+from isthmus.spec.model import ModelSpec
+from isthmus.train.checkpoint import (
+    CheckpointWriter,
+    Facts,
+    Saved,
+    load_newest,
+    prune,
+    write_checkpoint,
+)
+
+FOLDER = Path("/run/checkpoints")
+
+
+def facts(step: int) -> Facts:
+    return Facts(
+        step=step, tokens=10 * step, progress=0.5, version=7, model=ModelSpec(), data="d", feed={"next": step}
+    )
+
+
+def arrays(step: int) -> dict[str, np.ndarray]:
+    return {"w": np.full((3, 5), step, np.float32), "b": np.arange(step, step + 4, dtype=np.float32)}
+
+
+def write(store: Store, step: int, folder: Path = FOLDER) -> Path:
+    return write_checkpoint(store, folder, facts(step), arrays(step), {"first.w": arrays(step)["w"] / 2})
+
+
+def check(store: Store, folder: Path = FOLDER) -> int:
+    """The newest good step (0: none), having checked that it holds what was written."""
+    found, _ = load_newest(store, folder)
+    if found is None:
+        return 0
+    step = found.facts.step
+    assert found.facts == facts(step)
+    assert found.parameters.keys() == {"w", "b"}
+    for name, array in arrays(step).items():
+        np.testing.assert_array_equal(found.parameters[name], array)
+    np.testing.assert_array_equal(found.moments["first.w"], arrays(step)["w"] / 2)
+    return step
+
+
+def test_the_newest_comes_back():
+    store = MemoryStore()
+    write(store, 1)
+    write(store, 20)
+    write(store, 3)
+    assert check(store) == 20
+
+
+@pytest.mark.parametrize("damage", ["flip", "truncate", "no tensors", "manifest"])
+def test_falls_back_and_says_what_it_skipped(damage):
+    store = MemoryStore()
+    write(store, 1)
+    path = write(store, 2)
+    match damage:
+        case "flip":
+            store.flip(path, store.size(path) - 3)
+        case "truncate":
+            store.truncate(path, store.size(path) - 1)
+        case "no tensors":
+            store.delete(path)
+        case "manifest":
+            store.truncate(path.with_suffix(".json"), 20)
+    found, skipped = load_newest(store, FOLDER)
+    assert found is not None
+    assert found.facts.step == 1
+    assert [item.path.name for item in skipped] == ["step-000000002.json"]
+    assert skipped[0].reason
+
+
+def test_power_loss_at_every_operation_leaves_an_acknowledged_checkpoint_or_a_newer_one():
+    for crash_at in itertools.count():
+        store = MemoryStore(crash_at=crash_at, seed=crash_at)
+        acknowledged = 0
+        try:
+            for step in range(1, 5):
+                write(store, step)
+                acknowledged = step
+                prune(store, FOLDER, keep=2)
+        except Crash:
+            for survivor in (store.after_kill(), store.after_power_loss()):
+                assert check(survivor) in (acknowledged, acknowledged + 1)
+        else:
+            assert acknowledged == 4
+            return
+
+
+def test_pruning_keeps_the_newest_and_clears_what_a_crash_left():
+    store = MemoryStore()
+    for step in range(1, 6):
+        write(store, step)
+    store.delete(FOLDER / "step-000000001.json")
+    prune(store, FOLDER, keep=2)
+    assert store.list(FOLDER) == [
+        f"step-00000000{n}.{kind}" for n in (4, 5) for kind in ("json", "safetensors")
+    ]
+
+
+def test_a_full_disk_fails_the_save_and_spares_the_old_one():
+    store = MemoryStore()
+    write(store, 1)
+    store.capacity_bytes = 1500
+    told: list[Saved] = []
+    writer = CheckpointWriter(FOLDER, 2, told.append, store=store)
+    for step in (2, 3):
+        assert writer.save(facts(step), {"w": np.zeros(1000, np.float32)}, {})
+        assert writer.wait(5.0)
+    assert [type(saved.error) for saved in told] == [StorageError, StorageError]
+    assert check(store) == 1
+
+
+class SlowStore(DiskStore):
+    def write_atomic(self, path: Path, *buffers) -> None:
+        time.sleep(0.05)
+        super().write_atomic(path, *buffers)
+
+
+def test_writes_the_values_of_the_moment_of_the_call(tmp_path):
+    told: list[Saved] = []
+    writer = CheckpointWriter(tmp_path, 3, told.append, store=SlowStore())
+    live, moments = arrays(1), {"first.w": arrays(1)["w"] / 2}
+    assert writer.save(facts(1), live, moments)
+    for array in (*live.values(), *moments.values()):
+        array.fill(-1)
+    assert writer.busy
+    assert not writer.save(facts(2), live, moments)
+    assert writer.wait(5.0)
+    assert told[0].error is None
+    assert check(DiskStore(), tmp_path) == 1
+
+
+WRITE_FOR_EVER = """
+import sys
+from pathlib import Path
+import numpy as np
+from isthmus.journal.store import DiskStore
+from isthmus.spec.model import ModelSpec
+from isthmus.train.checkpoint import Facts, prune, write_checkpoint
+folder, step = Path(sys.argv[1]), int(sys.argv[2])
+while True:
+    step += 1
+    facts = Facts(step=step, tokens=10 * step, progress=0.5, version=7, model=ModelSpec(), data="d",
+                  feed={"next": step})
+    w = np.full((3, 5), step, np.float32)
+    b = np.arange(step, step + 4, dtype=np.float32)
+    write_checkpoint(DiskStore(), folder, facts, {"w": w, "b": b}, {"first.w": w / 2})
+    print(step, flush=True)
+    prune(DiskStore(), folder, 2)
+"""
+
+
+def test_kill_9_at_random_instants(tmp_path):
+    """What the killed process had acknowledged is there, or something newer, and it is sound."""
+    draws = random.Random(5)
+    last = 0
+    for _ in range(6):
+        child = subprocess.Popen(
+            [sys.executable, "-c", WRITE_FOR_EVER, str(tmp_path), str(last)], stdout=subprocess.PIPE
+        )
+        assert child.stdout is not None
+        acknowledged = int(child.stdout.readline())
+        time.sleep(draws.uniform(0.0, 0.05))
+        os.kill(child.pid, signal.SIGKILL)
+        rest = child.stdout.read().split(b"\n")[:-1]
+        child.stdout.close()
+        child.wait()
+        acknowledged = int(rest[-1]) if rest else acknowledged
+        last = check(DiskStore(), tmp_path)
+        assert last in (acknowledged, acknowledged + 1)
+
+
+LIMITED = """
+import resource, sys
+from pathlib import Path
+import numpy as np
+from isthmus.spec.model import ModelSpec
+from isthmus.train.checkpoint import CheckpointWriter, Facts
+resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))
+def told(saved):
+    print(saved.facts.step, type(saved.error).__name__)
+writer = CheckpointWriter(Path(sys.argv[1]), 2, told)
+for step, size in ((1, 100), (2, 10_000), (3, 100)):
+    facts = Facts(step=step, tokens=0, progress=0.0, version=0, model=ModelSpec(), data="")
+    writer.save(facts, {f"w{step}": np.zeros(size, np.float32)}, {})
+    assert writer.wait(5.0)
+"""
+
+
+def test_a_real_refusal_of_the_file_system_is_survived(tmp_path):
+    output = subprocess.run(
+        [sys.executable, "-c", LIMITED, str(tmp_path)], capture_output=True, text=True, check=True
+    ).stdout
+    assert output.split("\n")[:3] == ["1 NoneType", "2 StorageError", "3 NoneType"]
+    assert not [name for name in os.listdir(tmp_path) if name.startswith(".")]
+    found, skipped = load_newest(DiskStore(), tmp_path)
+    assert found is not None
+    assert found.facts.step == 3
+    assert skipped == []
