@@ -1,8 +1,9 @@
 """Checkpoints of one site that survive kill -9 and power loss at any instant, and a full or failing disk.
 
 Each is two files in the site's `checkpoints/` folder: `step-000000120.safetensors` with parameters and
-moments, and then `step-000000120.json`, the manifest with size and checksum. Both are written aside, synced and
-renamed; without a manifest there is no checkpoint. Deleting goes the other way round. No torch here.
+moments, and then `step-000000120.json`, the manifest with size and checksum. Both are written aside,
+synced and renamed; without a manifest there is no checkpoint. Deleting goes the other way. No torch
+here.
 """
 
 import threading

@@ -1,7 +1,7 @@
 """AdamW and SGD on named parameters, in place.
 
-`torch.optim` imports `torch._dynamo` when the first optimizer is made, which takes seconds; one fused kernel
-per step does the same work without it.
+`torch.optim` imports `torch._dynamo` when the first optimizer is made, which takes seconds; one fused
+kernel per step does the same work without it.
 """
 
 from collections.abc import Iterable, Mapping, Sequence

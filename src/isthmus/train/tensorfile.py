@@ -1,7 +1,7 @@
 """The safetensors format on buffers: nothing is copied on the way to the disk, nothing on the way back.
 
-A file is `<u64 length><JSON header><tensors>`; the header gives each tensor's type, shape and place. Files
-open with the `safetensors` library, and those it writes open here.
+A file is `<u64 length><JSON header><tensors>`; the header gives each tensor's type, shape and place.
+Files open with the `safetensors` library, and those it writes open here.
 """
 
 import json
