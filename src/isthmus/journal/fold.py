@@ -1,0 +1,322 @@
+"""`apply(view, event) -> view`: the one pure function behind status, report, metrics and alerts."""
+
+import functools
+import re
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from msgspec.structs import replace
+
+from isthmus.journal import events
+from isthmus.journal.alerts import CLEAN_LEAVES, alert_of
+from isthmus.journal.events import AnyEvent
+from isthmus.journal.view import (
+    KEPT,
+    RECENT_STEPS,
+    Checkpoint,
+    Epoch,
+    LinkView,
+    Merge,
+    RunView,
+    SiteView,
+    Span,
+)
+
+SERVER = "server"
+OUTAGE_S = 0.2
+"""A new life of the server is shown as an outage only if it was not heard for longer than this."""
+
+
+def fold(journal: Iterable[AnyEvent], view: RunView | None = None) -> RunView:
+    return functools.reduce(apply, journal, view or RunView())
+
+
+def apply(view: RunView, event: AnyEvent) -> RunView:
+    """The view after one more event. Events come in time order; nothing else is assumed of them."""
+    handler = _HANDLERS.get(type(event))
+    if handler:
+        view = handler(view, event)
+    alert = alert_of(event)
+    return replace(
+        view,
+        started_s=view.started_s or event.wall_s,
+        last_s=max(view.last_s, event.wall_s),
+        server_s=event.wall_s if event.source == SERVER else view.server_s,
+        num_events=view.num_events + 1,
+        alerts=(*view.alerts, alert)[-KEPT:] if alert else view.alerts,
+    )
+
+
+def lane_of(view: RunView, subject: str) -> str:
+    """The site that a subject such as 'rank-jinan-0' belongs to; the subject itself where it is none."""
+    for site in sorted(view.sites, key=len, reverse=True):
+        if re.search(rf"(^|[^A-Za-z0-9]){re.escape(site)}($|[^A-Za-z0-9])", subject):
+            return site
+    return subject
+
+
+def _site(view: RunView, name: str, **changes: Any) -> RunView:
+    site = view.sites.get(name) or SiteView(name=name)
+    return replace(view, sites={**view.sites, name: replace(site, **changes)})
+
+
+def _of(view: RunView, name: str) -> SiteView:
+    return view.sites.get(name) or SiteView(name=name)
+
+
+def _open_span(view: RunView, event: AnyEvent, subject: str, kind: str, detail: str) -> RunView:
+    lane = lane_of(view, subject)
+    if any(span.end_s is None and (span.lane, span.kind) == (lane, kind) for span in view.spans):
+        return view
+    span = Span(lane=lane, subject=subject, kind=kind, detail=detail, start_s=event.wall_s)
+    return replace(view, spans=(*view.spans, span)[-KEPT:])
+
+
+def _close_span(view: RunView, event: AnyEvent, subject: str, kind: str) -> RunView:
+    lane = lane_of(view, subject)
+
+    def closed(span: Span) -> Span:
+        ends = span.end_s is None and (span.lane, span.kind) == (lane, kind)
+        return replace(span, end_s=event.wall_s) if ends else span
+
+    return replace(view, spans=tuple(map(closed, view.spans)))
+
+
+def _run_started(view: RunView, event: events.RunStarted) -> RunView:
+    sites = {name: SiteView(name=name) for name in event.sites} | view.sites
+    return replace(
+        view,
+        name=event.name,
+        num_params=event.num_params,
+        token_budget=event.token_budget,
+        seq_len=event.seq_len or view.seq_len,
+        code_version=event.code_version,
+        starts=view.starts + 1,
+        finished="",
+        sites=sites,
+    )
+
+
+def _run_finished(view: RunView, event: events.RunFinished) -> RunView:
+    spans = tuple(replace(span, end_s=event.wall_s) if span.end_s is None else span for span in view.spans)
+    return replace(view, finished=event.reason or "finished", spans=spans)
+
+
+def _site_joined(view: RunView, event: events.SiteJoined) -> RunView:
+    view = _close_span(view, event, event.site, "site_left")
+    joins = _of(view, event.site).joins + 1
+    return _site(
+        view,
+        event.site,
+        present=True,
+        left="",
+        joins=joins,
+        incarnation=event.incarnation,
+        version=event.version,
+    )
+
+
+def _site_left(view: RunView, event: events.SiteLeft) -> RunView:
+    view = _site(view, event.site, present=False, left=event.reason or "left")
+    if event.reason in CLEAN_LEAVES:
+        return view
+    return _open_span(view, event, event.site, "site_left", event.reason)
+
+
+def _step_done(view: RunView, event: events.StepDone) -> RunView:
+    site = _of(view, event.site)
+    tokens, wait_s = site.tokens + event.tokens, site.wait_s + event.wait_s
+    recent = (event.wall_s, float(event.tokens), event.step_s, event.wait_s)
+    return _site(
+        view,
+        event.site,
+        steps=site.steps + 1,
+        tokens=tokens,
+        compute_s=site.compute_s + max(0.0, event.step_s - event.wait_s),
+        wait_s=wait_s,
+        first_s=site.first_s or event.wall_s - event.step_s,
+        last_s=event.wall_s,
+        loss=event.loss,
+        lr=event.lr,
+        grad_norm=event.grad_norm,
+        version=max(site.version, event.version),
+        curve=site.curve.add(event.wall_s, float(tokens), event.loss, wait_s),
+        recent=(*site.recent, recent)[-RECENT_STEPS:],
+    )
+
+
+def _eval_done(view: RunView, event: events.EvalDone) -> RunView:
+    held_out = _of(view, event.site).held_out.add(
+        event.wall_s, float(event.tokens), event.loss, float(event.version)
+    )
+    return _site(view, event.site, held_out_loss=event.loss, held_out=held_out)
+
+
+def _range_leased(view: RunView, event: events.RangeLeased) -> RunView:
+    return replace(view, leased_samples=view.leased_samples + event.end - event.start)
+
+
+def _range_merged(view: RunView, event: events.RangeMerged) -> RunView:
+    return replace(view, merged_samples=view.merged_samples + event.end - event.start)
+
+
+def _range_discarded(view: RunView, event: events.RangeDiscarded) -> RunView:
+    samples = view.discarded_samples.get(event.reason, 0) + event.end - event.start
+    return replace(view, discarded_samples={**view.discarded_samples, event.reason: samples})
+
+
+def _contribution_received(view: RunView, event: events.ContributionReceived) -> RunView:
+    site = _of(view, event.site)
+    return _site(
+        view,
+        event.site,
+        pushes=site.pushes + 1,
+        pushed_tokens=event.tokens,
+        payload_up=site.payload_up + event.bytes_up,
+    )
+
+
+def _version_published(view: RunView, event: events.VersionPublished) -> RunView:
+    """A version is counted once, although a server that starts again may tell it again."""
+    if event.version <= view.version:
+        return view
+    for name in event.sites:
+        view = _site(view, name, merged=_of(view, name).merged + 1)
+    merge = Merge(
+        wall_s=event.wall_s,
+        version=event.version,
+        sites=tuple(event.sites),
+        tokens=event.tokens,
+        full_quorum=event.full_quorum,
+        wait_s=event.wait_s,
+    )
+    return replace(
+        view,
+        version=event.version,
+        merges=(*view.merges, merge)[-KEPT:],
+        num_merges=view.num_merges + 1,
+        full_merges=view.full_merges + event.full_quorum,
+        merged_tokens=view.merged_tokens + event.tokens,
+        merge_wait_s=view.merge_wait_s + event.wait_s,
+    )
+
+
+def _version_applied(view: RunView, event: events.VersionApplied) -> RunView:
+    site = _of(view, event.site)
+    return _site(
+        view,
+        event.site,
+        version=max(site.version, event.version),
+        delay_steps=event.delay_steps,
+        refreshes=site.refreshes + event.refresh,
+        payload_down=site.payload_down + event.bytes_down,
+    )
+
+
+def _quarantined(view: RunView, event: events.Quarantined) -> RunView:
+    return _site(view, event.site, quarantined=_of(view, event.site).quarantined + 1)
+
+
+def _link_sample(view: RunView, event: events.LinkSample) -> RunView:
+    link = _of(view, event.site).link
+    up = link.bytes_up + _gain(event.bytes_up, link.counted_up)
+    down = link.bytes_down + _gain(event.bytes_down, link.counted_down)
+    now = LinkView(
+        bytes_up=up,
+        bytes_down=down,
+        counted_up=event.bytes_up,
+        counted_down=event.bytes_down,
+        rtt_s=event.rtt_s or link.rtt_s,
+        up_bps=event.up_bps or link.up_bps,
+        down_bps=event.down_bps or link.down_bps,
+        resent_chunks=max(event.resent_chunks, link.resent_chunks),
+        connected=event.connected,
+        curve=link.curve.add(event.wall_s, float(up), float(down), event.rtt_s),
+    )
+    view = _site(view, event.site, link=now)
+    if event.connected:
+        return _close_span(view, event, event.site, "link_down")
+    return _open_span(view, event, event.site, "link_down", "no connection to the server")
+
+
+def _gain(counter: int, before: int) -> int:
+    return counter - before if counter >= before else counter
+
+
+def _server_started(view: RunView, event: events.ServerStarted) -> RunView:
+    epoch = Epoch(
+        wall_s=event.wall_s,
+        server_epoch=event.server_epoch,
+        version=event.version,
+        replayed=event.replayed,
+    )
+    told = any(span.lane == SERVER and span.end_s is None for span in view.spans)
+    if view.epochs and not told and not view.finished and event.wall_s - view.server_s > OUTAGE_S:
+        detail = f"restarted as epoch {event.server_epoch} from version {event.version}"
+        span = Span(
+            lane=SERVER,
+            subject=SERVER,
+            kind="server_down",
+            detail=detail,
+            start_s=view.server_s,
+            end_s=event.wall_s,
+        )
+        view = replace(view, spans=(*view.spans, span)[-KEPT:])
+    closed = tuple(
+        replace(span, end_s=event.wall_s) if span.lane == SERVER and span.end_s is None else span
+        for span in view.spans
+    )
+    return replace(view, epochs=(*view.epochs, epoch)[-KEPT:], spans=closed)
+
+
+def _checkpoint_saved(view: RunView, event: events.CheckpointSaved) -> RunView:
+    saved = Checkpoint(
+        wall_s=event.wall_s,
+        what=event.what,
+        version=event.version,
+        step=event.step,
+        path=event.path,
+        duration_s=event.duration_s,
+    )
+    checkpoints = {**view.checkpoints, event.what: saved}
+    return replace(view, num_checkpoints=view.num_checkpoints + 1, checkpoints=checkpoints)
+
+
+def _checkpoint_failed(view: RunView, event: events.CheckpointFailed) -> RunView:
+    return replace(view, failed_checkpoints=view.failed_checkpoints + 1)
+
+
+def _fault(view: RunView, event: events.Fault) -> RunView:
+    return _open_span(view, event, event.subject, event.kind, event.detail)
+
+
+def _recovered(view: RunView, event: events.Recovered) -> RunView:
+    return _close_span(view, event, event.subject, event.kind)
+
+
+def _events_dropped(view: RunView, event: events.EventsDropped) -> RunView:
+    return replace(view, dropped_events=view.dropped_events + event.count)
+
+
+_HANDLERS: dict[type, Callable[[RunView, Any], RunView]] = {
+    events.RunStarted: _run_started,
+    events.RunFinished: _run_finished,
+    events.SiteJoined: _site_joined,
+    events.SiteLeft: _site_left,
+    events.StepDone: _step_done,
+    events.EvalDone: _eval_done,
+    events.RangeLeased: _range_leased,
+    events.RangeMerged: _range_merged,
+    events.RangeDiscarded: _range_discarded,
+    events.ContributionReceived: _contribution_received,
+    events.VersionPublished: _version_published,
+    events.VersionApplied: _version_applied,
+    events.Quarantined: _quarantined,
+    events.LinkSample: _link_sample,
+    events.ServerStarted: _server_started,
+    events.CheckpointSaved: _checkpoint_saved,
+    events.CheckpointFailed: _checkpoint_failed,
+    events.Fault: _fault,
+    events.Recovered: _recovered,
+    events.EventsDropped: _events_dropped,
+}

@@ -1,0 +1,142 @@
+"""What a journal says about a run, folded: bounded in size however long the run is. `fold` makes it."""
+
+import msgspec
+
+from isthmus.journal.alerts import Alert
+from isthmus.journal.curve import Curve
+
+KEPT = 200
+"""Latest merges, spans and alerts kept."""
+RECENT_STEPS = 20
+
+
+class Span(msgspec.Struct, frozen=True, kw_only=True):
+    """Time in which `lane` (a site, or 'server') was in trouble; `end_s` is None until it ends."""
+
+    lane: str
+    subject: str
+    kind: str
+    detail: str
+    start_s: float
+    end_s: float | None = None
+
+
+class Merge(msgspec.Struct, frozen=True, kw_only=True):
+    wall_s: float
+    version: int
+    sites: tuple[str, ...]
+    tokens: int
+    full_quorum: bool
+    wait_s: float
+
+
+class Epoch(msgspec.Struct, frozen=True, kw_only=True):
+    """One life of the server."""
+
+    wall_s: float
+    server_epoch: int
+    version: int
+    replayed: int
+
+
+class Checkpoint(msgspec.Struct, frozen=True, kw_only=True):
+    wall_s: float
+    what: str
+    version: int
+    step: int
+    path: str
+    duration_s: float
+
+
+class LinkView(msgspec.Struct, frozen=True, kw_only=True):
+    """A site's link to the server. Bytes are as the transport counts them, over all lives of the client."""
+
+    bytes_up: int = 0
+    bytes_down: int = 0
+    counted_up: int = 0
+    """What the client's counter said last; it starts at 0 again with the client."""
+    counted_down: int = 0
+    rtt_s: float = 0.0
+    up_bps: float = 0.0
+    down_bps: float = 0.0
+    resent_chunks: int = 0
+    connected: bool = True
+    curve: Curve = Curve()
+    """(wall_s, bytes_up, bytes_down, rtt_s)"""
+
+
+class SiteView(msgspec.Struct, frozen=True, kw_only=True):
+    name: str
+    present: bool = False
+    left: str = ""
+    """Why it left, while it is away."""
+    joins: int = 0
+    incarnation: int = 0
+    steps: int = 0
+    tokens: int = 0
+    """Trained here, whatever became of them."""
+    compute_s: float = 0.0
+    """Time in steps without waiting."""
+    wait_s: float = 0.0
+    first_s: float = 0.0
+    """When its first step began."""
+    last_s: float = 0.0
+    loss: float = float("nan")
+    held_out_loss: float = float("nan")
+    lr: float = 0.0
+    grad_norm: float = 0.0
+    version: int = 0
+    refreshes: int = 0
+    delay_steps: int = 0
+    pushes: int = 0
+    merged: int = 0
+    """Pushes that went into a version."""
+    quarantined: int = 0
+    pushed_tokens: int = 0
+    """Tokens of the last push."""
+    payload_up: int = 0
+    """Bytes of pushes and versions alone, without framing."""
+    payload_down: int = 0
+    curve: Curve = Curve()
+    """(wall_s, tokens, loss, wait_s), tokens and wait_s summed from the start."""
+    held_out: Curve = Curve()
+    """(wall_s, tokens, loss, version), tokens of the whole run"""
+    recent: tuple[tuple[float, float, float, float], ...] = ()
+    """(wall_s, tokens, step_s, wait_s) of the last steps."""
+    link: LinkView = LinkView()
+
+
+class RunView(msgspec.Struct, frozen=True, kw_only=True):
+    name: str = ""
+    num_params: int = 0
+    token_budget: int = 0
+    seq_len: int = 0
+    code_version: str = ""
+    starts: int = 0
+    """Times the run was started; more than 1 if it was resumed."""
+    started_s: float = 0.0
+    last_s: float = 0.0
+    finished: str = ""
+    """Why it ended; empty while it runs."""
+    sites: dict[str, SiteView] = {}
+    version: int = 0
+    merges: tuple[Merge, ...] = ()
+    num_merges: int = 0
+    full_merges: int = 0
+    merged_tokens: int = 0
+    merge_wait_s: float = 0.0
+    leased_samples: int = 0
+    merged_samples: int = 0
+    discarded_samples: dict[str, int] = {}
+    """By reason. They are leased again, save those given up as poisoned."""
+    epochs: tuple[Epoch, ...] = ()
+    server_s: float = 0.0
+    """When the server was last heard."""
+    checkpoints: dict[str, Checkpoint] = {}
+    """The last one of each kind."""
+    num_checkpoints: int = 0
+    failed_checkpoints: int = 0
+    spans: tuple[Span, ...] = ()
+    alerts: tuple[Alert, ...] = ()
+    dropped_events: int = 0
+    num_events: int = 0
