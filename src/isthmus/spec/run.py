@@ -16,10 +16,19 @@ class SourceSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
 
     path: str = "stdlib"
     """'stdlib' (this Python's own source and documentation), a file, a glob, or 'hf:<dataset>'."""
-    weight: Positive = 1.0
-    """How often this source is drawn from, relative to the others."""
+    weight: NonNegative = 1.0
+    """How often this source is drawn from, relative to the others; 0: only where a later phase says so."""
     text_field: str = "text"
     """Column or key that holds the text in jsonl and parquet."""
+
+
+class PhaseSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A change of the mixture on the way."""
+
+    after: Count
+    """Tokens of the run after which these weights hold."""
+    weights: list[NonNegative]
+    """One weight for each source, in their order."""
 
 
 class DataSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -27,6 +36,8 @@ class DataSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 
     sources: list[SourceSpec] = msgspec.field(default_factory=lambda: [SourceSpec()])
     """Where the text comes from. Short form: one path, or a list of paths."""
+    phases: list[PhaseSpec] = []
+    """Later changes of the sources' weights; what comes before a change stays as it was."""
     tokenizer: str = "train"
     """'train' learns a byte-level BPE of `model.vocab_size` and caches it; or a path to tokenizer.json."""
     seq_len: AtLeast1 = 256

@@ -1,0 +1,165 @@
+"""Where text comes from: 'stdlib', a file or glob, 'hf:<dataset>'. It yields documents in a fixed order."""
+
+import glob
+import os
+import sys
+import sysconfig
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from importlib import import_module
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import xxhash
+
+from isthmus.data.formats import file_format, pick_text, read_documents
+from isthmus.errors import InputError, NotFoundError
+from isthmus.spec.run import SourceSpec
+
+_NOT_STDLIB = {"site-packages", "dist-packages", "ensurepip", "__pycache__"}
+
+
+@dataclass(frozen=True)
+class Source:
+    name: str
+    """As a person wrote it."""
+    key: str
+    """Changes when the source does: names, sizes and times of its files, so of this machine alone."""
+    size_bytes: int
+    """Bytes of text, where known before reading; else 0."""
+    documents: Callable[[], Iterator[str]]
+
+
+def open_source(spec: SourceSpec) -> Source:
+    """Finds a source's files and says what it is; reads nothing yet.
+
+    Raises InputError or NotFoundError where nothing matches or the format is unknown.
+    """
+    if spec.path == "stdlib":
+        return _stdlib()
+    if spec.path.startswith("hf:"):
+        return _hugging_face(spec)
+    return _files(spec)
+
+
+def _files(spec: SourceSpec) -> Source:
+    pattern = str(Path(spec.path).expanduser())
+    paths = sorted(Path(p) for p in glob.glob(pattern, recursive=True) if Path(p).is_file())
+    if not paths:
+        is_folder = Path(pattern).is_dir()
+        raise NotFoundError(
+            f"data source '{spec.path}' is a folder" if is_folder else f"no file matches '{spec.path}'",
+            hint=f"write a glob such as {spec.path.rstrip('/')}/**/*.jsonl"
+            if is_folder
+            else "give a file, a glob in quotes, 'stdlib' or 'hf:<dataset>'",
+        )
+    plain = all(file_format(path) == "text" and path.suffix != ".zst" for path in paths)
+
+    def documents() -> Iterator[str]:
+        for path in paths:
+            yield from read_documents(path, spec.text_field)
+
+    size = sum(path.stat().st_size for path in paths) if plain else 0
+    return Source(spec.path, _key([spec.text_field], paths), size, documents)
+
+
+def _key(facts: list[str], paths: list[Path]) -> str:
+    digest = xxhash.xxh3_128()
+    for fact in facts:
+        digest.update(fact.encode() + b"\0")
+    for path in paths:
+        stat = path.stat()
+        digest.update(f"{path.absolute()}\0{stat.st_size}\0{stat.st_mtime_ns}\0".encode())
+    return digest.hexdigest()
+
+
+def _stdlib() -> Source:
+    root = Path(sysconfig.get_paths()["stdlib"])
+    paths = list(_stdlib_files(root))
+    if not paths:
+        raise NotFoundError(
+            "this Python carries no source of its standard library",
+            where=str(root),
+            hint="name text files of your own under data.sources",
+        )
+
+    def documents() -> Iterator[str]:
+        for path in paths:
+            try:
+                text = path.read_text("utf-8")
+            except UnicodeDecodeError:
+                continue  # its tests of encodings
+            if text.strip():
+                yield text
+        yield from _topics()
+        yield from _compiled_docs()
+
+    size = sum(path.stat().st_size for path in paths)
+    return Source("stdlib", _key(["stdlib", sys.version], paths), size, documents)
+
+
+def _stdlib_files(root: Path) -> Iterator[Path]:
+    """Source and text files below `root` in a fixed order; its own tests are 60 % of them."""
+    for folder, names, files in os.walk(root):
+        names[:] = sorted(set(names) - _NOT_STDLIB)
+        for file in sorted(files):
+            path = Path(folder, file)
+            if path.suffix in {".py", ".rst", ".txt"} and path != root / "pydoc_data" / "topics.py":
+                yield path
+
+
+def _topics() -> Iterator[str]:
+    """The language reference behind `help('...')`, as text rather than as the source of a dict."""
+    if find_spec("pydoc_data.topics") is None:
+        return
+    topics: dict[str, str] = import_module("pydoc_data.topics").topics
+    for name in sorted(topics):
+        yield topics[name].strip()
+
+
+def _compiled_docs() -> Iterator[str]:
+    """Documentation strings of the modules compiled into the interpreter: their source is not here."""
+    for name in sorted(sys.builtin_module_names):
+        module = import_module(name)
+        entries = [f"{name}\n\n{module.__doc__}"] if module.__doc__ else []
+        for attribute in sorted(vars(module)):
+            entries += _docs(f"{name}.{attribute}", vars(module)[attribute])
+        if entries:
+            yield "\n\n".join(entries)
+
+
+def _docs(path: str, value: Any) -> list[str]:
+    if not callable(value) or getattr(value, "__module__", None) != path.partition(".")[0]:
+        return []
+    out = [f"{path}\n{value.__doc__}"] if isinstance(value.__doc__, str) else []
+    if isinstance(value, type):
+        for name, member in sorted(vars(value).items()):
+            text = getattr(member, "__doc__", None)
+            if not name.startswith("_") and isinstance(text, str):
+                out.append(f"{path}.{name}\n{text}")
+    return out
+
+
+def _hugging_face(spec: SourceSpec) -> Source:
+    """'hf:<dataset>', 'hf:<dataset>@<configuration>', either with ':<split>' at the end (default train)."""
+    if find_spec("datasets") is None:
+        raise InputError(
+            f"'{spec.path}' needs the package 'datasets', which is not installed",
+            hint="pip install 'isthmus[hf]'",
+        )
+    name, _, split = spec.path.removeprefix("hf:").partition(":")
+    name, _, configuration = name.partition("@")
+    try:
+        dataset = import_module("datasets").load_dataset(name, configuration or None, split=split or "train")
+    except (OSError, ValueError, RuntimeError) as e:
+        raise NotFoundError(
+            f"cannot load the dataset '{name}': {e}", hint="check its name, configuration and split"
+        ) from e
+
+    def documents() -> Iterator[str]:
+        for row, record in enumerate(dataset):
+            yield pick_text(record, spec.text_field, f"{spec.path}, row {row}")
+
+    facts = [spec.path, spec.text_field, str(dataset._fingerprint)]
+    return Source(spec.path, _key(facts, []), 0, documents)
