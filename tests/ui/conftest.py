@@ -119,12 +119,14 @@ def _server(noise: random.Random) -> Iterator[e.AnyEvent]:
 def _troubles() -> list[e.AnyEvent]:
     return [
         e.Fault(wall_s=69.2, source="launcher", subject="server", kind="server_died", detail="exit code -9"),
-        e.ServerStarted(wall_s=79.3, source="server", server_epoch=2, version=6, replayed=12, address=ADDRESS),
+        e.ServerStarted(wall_s=79.3, source="server", server_epoch=2, version=6, replayed=9, address=ADDRESS),
         e.Recovered(wall_s=79.4, source="launcher", subject="server", kind="server_died", after_s=10.2),
         e.Fault(wall_s=118.3, source="launcher", subject=RANK, kind="rank_died", detail="exit code -9"),
         e.RangeDiscarded(wall_s=118.4, source="server", site="qingdao", start=9000, end=9240, reason="lost"),
         e.Recovered(wall_s=126.0, source="launcher", subject=RANK, kind="rank_died", after_s=7.7),
-        e.Quarantined(wall_s=150.2, source="server", site="qingdao", seq=14, reason="norm is 85 x the median"),
+        e.Quarantined(wall_s=150.2, source="server", site="qingdao", seq=14, reason="norm 85 x median"),
+        e.RangeLeased(wall_s=110.0, source="server", site="qingdao", start=9000, end=9240),
+        e.RangeLeased(wall_s=140.0, source="server", site="qingdao", start=11000, end=11400),
         e.RangeDiscarded(
             wall_s=150.2, source="server", site="qingdao", start=11000, end=11400, reason="quarantined"
         ),

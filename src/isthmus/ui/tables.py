@@ -1,0 +1,126 @@
+"""Tables for the terminal, from a run's figures."""
+
+from collections.abc import Callable
+
+from rich.console import Console, Group, RenderableType
+from rich.padding import Padding
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from isthmus.journal.alerts import Alert
+from isthmus.journal.figures import Figures, SiteFigures, figures
+from isthmus.journal.view import RunView
+from isthmus.ui import text
+
+LAST_ALERTS = 5
+PIPE_WIDTH = 120
+_STATE_COLOURS = {"training": "green", "offline": "yellow", "silent": "yellow", "down": "red", "away": "red"}
+_LEVEL_COLOURS = {"critical": "bold red", "warning": "yellow", "info": "dim"}
+
+Measure = tuple[str, Callable[[SiteFigures], str], Callable[[Figures], str]]
+
+MEASURES: tuple[Measure, ...] = (
+    ("steps", lambda s: f"{s.steps:,}", lambda f: f"{sum(s.steps for s in f.sites):,}"),
+    ("tokens trained", lambda s: text.number(s.tokens),
+     lambda f: text.number(sum(s.tokens for s in f.sites))),
+    ("tokens merged", lambda s: "", lambda f: text.number(f.merged_tokens)),
+    ("last loss", lambda s: text.loss(s.loss), lambda f: text.loss(f.loss)),
+    ("held-out loss", lambda s: text.loss(s.held_out_loss), lambda f: text.loss(f.held_out_loss)),
+    ("inner steps per push", lambda s: str(s.inner_steps or text.NONE), lambda f: ""),
+    ("pushes merged", lambda s: f"{s.merged} of {s.pushes}", lambda f: f"{f.merges} versions"),
+    ("sent to the server", lambda s: text.size(s.bytes_up), lambda f: text.size(f.bytes_up)),
+    ("received from it", lambda s: text.size(s.bytes_down), lambda f: text.size(f.bytes_down)),
+    ("round trip", lambda s: text.duration(s.rtt_s or None), lambda f: ""),
+    ("chunks sent again", lambda s: str(s.resent_chunks),
+     lambda f: str(sum(s.resent_chunks for s in f.sites))),
+    ("faults", lambda s: str(s.faults), lambda f: str(f.faults)),
+    ("waiting for the server", lambda s: text.percent(s.waiting_share), lambda f: ""),
+    ("tokens/s, computing only", lambda s: text.number(s.compute_tokens_per_s),
+     lambda f: text.number(f.compute_tokens_per_s)),
+    ("tokens/s", lambda s: text.number(s.tokens_per_s), lambda f: text.number(f.tokens_per_s)),
+    ("equivalent compute", lambda s: "", lambda f: text.ratio(f.equivalent_compute)),
+)  # fmt: skip
+"""What each site did, what crossed its link, and the equivalent compute: (name, of a site, of the run)."""
+
+EQUIVALENT_COMPUTE = (
+    "Equivalent compute: tokens/s of the whole run (merged tokens, from the first step to the last merge) "
+    "over the sum of what the sites reach in their steps while not waiting. 1: the distance cost nothing."
+)
+
+
+def console(stderr: bool = False) -> Console:
+    """The terminal; a fixed width where the output goes to a pipe or a file."""
+    found = Console(stderr=stderr, highlight=False)
+    return found if found.is_terminal else Console(stderr=stderr, highlight=False, width=PIPE_WIDTH)
+
+
+def summary(view: RunView) -> RenderableType:
+    """One table: a column per site and one for the whole run."""
+    shown = figures(view)
+    table = Table(
+        title=f"{shown.name}: {shown.state} after {text.duration(shown.elapsed_s)}", title_style="bold"
+    )
+    table.add_column("")
+    for site in shown.sites:
+        table.add_column(site.name, justify="right")
+    table.add_column("whole run", justify="right", style="bold")
+    for name, of_site, of_run in MEASURES:
+        last = name == "equivalent compute"
+        table.add_row(name, *map(of_site, shown.sites), of_run(shown), style="bold green" if last else None)
+    return Group(table, Text(EQUIVALENT_COMPUTE, style="dim"))
+
+
+def status(view: RunView, now_s: float) -> RenderableType:
+    """Where the run stands: progress, a row per site, the latest alerts."""
+    shown = figures(view, now_s)
+    bar = Padding(ProgressBar(total=1.0, completed=shown.progress, width=78), (0, 0, 1, 0))
+    parts: list[RenderableType] = [_headline(shown), bar, _sites(shown)]
+    if view.alerts:
+        parts += [Text("\nlatest alerts", style="bold")]
+        parts += [_alert(alert, view.started_s) for alert in view.alerts[-LAST_ALERTS:]]
+    return Group(*parts)
+
+
+def _headline(shown: Figures) -> Text:
+    facts = [
+        f"{shown.state} for {text.duration(shown.elapsed_s)}"
+        if shown.state in ("starting", "running")
+        else f"{shown.state} after {text.duration(shown.elapsed_s)}",
+        f"{text.number(shown.tokens)} of {text.number(shown.token_budget)} tokens",
+        f"{text.number(shown.tokens_per_s)} tokens/s",
+    ]
+    if shown.eta_s is not None:
+        facts.append(f"{text.duration(shown.eta_s)} left")
+    facts.append(f"version {shown.version}")
+    if shown.equivalent_compute is not None:
+        facts.append(f"equivalent compute {text.ratio(shown.equivalent_compute)}")
+    return Text.assemble((shown.name or "run", "bold"), "  ", ", ".join(facts))
+
+
+def _sites(shown: Figures) -> Table:
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    table.add_column("site")
+    table.add_column("state")
+    for name in ("step", "loss", "tokens/s", "waiting", "version", "up", "down", "round trip"):
+        table.add_column(name, justify="right")
+    for site in shown.sites:
+        table.add_row(
+            site.name,
+            Text(site.state, style=_STATE_COLOURS.get(site.state, "")),
+            f"{site.steps:,}",
+            text.loss(site.loss),
+            text.number(site.recent_tokens_per_s),
+            text.percent(site.waiting_share),
+            str(site.version),
+            text.size(site.bytes_up),
+            text.size(site.bytes_down),
+            text.duration(site.rtt_s or None),
+        )
+    return table
+
+
+def _alert(alert: Alert, started_s: float) -> Text:
+    since = text.duration(alert.wall_s - started_s)
+    line = f"{since:>12}  {alert.subject}: {alert.kind}  {alert.text}"
+    return Text(line, style=_LEVEL_COLOURS[alert.level])
