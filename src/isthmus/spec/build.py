@@ -49,7 +49,12 @@ def _build_struct(
             problems.append(Problem((*key, name), f"unknown key '{name}'{place}", remedy))
         elif each is not None:
             fields[name] = build(hints[name], each, (*key, name), problems)
-    return kind(**fields)
+    missing = [
+        each.name for each in msgspec.structs.fields(kind) if each.required and each.name not in fields
+    ]
+    for name in missing:
+        problems.append(Problem(key, f"{dotted(key)}: '{name}' is missing", "give it; it has no default"))
+    return None if missing else kind(**fields)
 
 
 def _parse_quantity(kind: type, value: Any) -> Any:

@@ -4,9 +4,10 @@ import re
 from collections.abc import Iterator
 
 from isthmus.spec.build import Problem
+from isthmus.spec.document import dotted
 from isthmus.spec.fleet import FleetSpec
 from isthmus.spec.model import ModelSpec
-from isthmus.spec.run import OuterSpec, RunSpec
+from isthmus.spec.run import DataSpec, OuterSpec, RunSpec
 
 NAME = re.compile(r"[a-z0-9]([a-z0-9_-]{0,61}[a-z0-9])?")
 """Fit for file names, certificate names and host names."""
@@ -57,6 +58,7 @@ def check_run(run: RunSpec) -> Iterator[Problem]:
     step_tokens = train.batch_size * data.seq_len
     webhook = run.alerts.webhook
     yield from _check_model(run.model)
+    yield from _check_mixture(data)
     yield from _broken(
         (bool(NAME.fullmatch(run.name)), "name", f"'{run.name}' is not usable as a folder's name",
          "use lower-case letters, digits, '-' and '_'"),
@@ -78,6 +80,24 @@ def check_run(run: RunSpec) -> Iterator[Problem]:
          f"'{webhook}' is not a URL", "write https://..."),
     )  # fmt: skip
     yield from _check_outer(run.outer)
+
+
+def _check_mixture(data: DataSpec) -> Iterator[Problem]:
+    """The sources' weights, and those of each phase."""
+    if data.sources and not any(source.weight for source in data.sources):
+        yield Problem(("data", "sources"), "data.sources: all weights are 0", "leave one above 0")
+    before = 0
+    for index, phase in enumerate(data.phases):
+        key = ("data", "phases", index)
+        if len(phase.weights) != len(data.sources):
+            message = f"{dotted(key)}: {len(phase.weights)} weights for {len(data.sources)} sources"
+            yield Problem((*key, "weights"), message, "give one for each source, in their order")
+        elif not any(phase.weights):
+            yield Problem((*key, "weights"), f"{dotted(key)}: all weights are 0", "leave one above 0")
+        if phase.after <= before:
+            message = f"{dotted(key)}: {phase.after} tokens are not after the {before} before it"
+            yield Problem((*key, "after"), message, "list phases in the order of their tokens")
+        before = phase.after
 
 
 def _check_model(model: ModelSpec) -> Iterator[Problem]:

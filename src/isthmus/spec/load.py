@@ -1,21 +1,18 @@
-"""fleet.yaml and run.yaml -> frozen structs, and back. Every error names file, line and remedy."""
+"""fleet.yaml and run.yaml -> frozen structs. Every error names file, line and remedy."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
-
-import msgspec
-import yaml
+from typing import TypeVar
 
 from isthmus.errors import InputError
-from isthmus.spec.build import QUANTITIES, Problem, build
+from isthmus.spec.build import Problem, build
 from isthmus.spec.check import check_fleet, check_run
 from isthmus.spec.document import Document, read_document
+from isthmus.spec.dump import to_yaml as to_yaml
 from isthmus.spec.fleet import FleetSpec
 from isthmus.spec.run import RunSpec
 from isthmus.spec.short import fill_preset, lengthen_fleet, lengthen_run
 from isthmus.spec.suggest import nearest
-from isthmus.units import exact
 
 Spec = TypeVar("Spec", FleetSpec, RunSpec)
 
@@ -55,24 +52,6 @@ def split_overrides(overrides: Iterable[str]) -> tuple[list[str], list[str]]:
             raise InputError(f"unknown key '{head}'", where=f"--set {override}", hint=hint)
         (fleet if head in FleetSpec.__struct_fields__ else run).append(override)
     return run, fleet
-
-
-def to_yaml(spec: msgspec.Struct) -> str:
-    """The spec with every field, quantities with their unit; loads back to an equal spec."""
-    return yaml.safe_dump(plain(spec), sort_keys=False, allow_unicode=True, width=100)
-
-
-def plain(value: Any) -> Any:
-    """Dicts, lists and scalars for YAML and JSON; quantities as exact text with their unit."""
-    if isinstance(value, QUANTITIES):
-        return exact(value)
-    if isinstance(value, msgspec.Struct):
-        return {name: plain(getattr(value, name)) for name in value.__struct_fields__}
-    if isinstance(value, dict):
-        return {name: plain(each) for name, each in value.items()}
-    if isinstance(value, list | tuple):
-        return [plain(each) for each in value]
-    return value
 
 
 def _finish(document: Document, kind: type[Spec], check: Callable[[Spec], Iterator[Problem]]) -> Spec:

@@ -6,7 +6,7 @@ from isthmus.spec.ranges import AtLeast0, AtLeast1, NonNegative, Positive
 
 
 class ModelSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Shapes only; `models` builds the tensors, `planner` counts them.
+    """Shapes only; the tensors are built elsewhere, so the largest models can be planned for.
 
     In YAML a model is a preset's name, or a mapping with `preset:` and the fields that differ.
     """
