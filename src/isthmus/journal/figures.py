@@ -6,6 +6,8 @@ from isthmus.journal.view import RunView, SiteView
 
 SILENT_S = 60.0
 """A site of an unfinished run that has said nothing for this long is shown as silent."""
+STALLED_S = 5.0
+"""Silence that begins to lower a site's recent rate, or three of its steps where that is longer."""
 
 
 class SiteFigures(msgspec.Struct, frozen=True, kw_only=True):
@@ -177,7 +179,7 @@ def _recent_rate(site: SiteView, now_s: float) -> float:
     began_s = site.recent[0][0] - site.recent[0][2]
     slowest_s = max(step_s for _, _, step_s, _ in site.recent)
     last_s = site.recent[-1][0]
-    end_s = last_s if now_s - last_s <= 3 * slowest_s else now_s
+    end_s = last_s if now_s - last_s <= max(3 * slowest_s, STALLED_S) else now_s
     return _ratio(sum(tokens for _, tokens, _, _ in site.recent), end_s - began_s)
 
 

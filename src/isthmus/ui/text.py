@@ -15,12 +15,10 @@ def number(value: float, digits: int = 3) -> str:
     for scale, prefix in _SCALES:
         if abs(value) >= scale:
             return f"{_significant(value / scale, digits)}{prefix}"
-    return _significant(value, digits)
+    return str(int(value)) if value == int(value) else _significant(value, digits)
 
 
 def _significant(value: float, digits: int) -> str:
-    if value == int(value) and abs(value) < 1000:
-        return str(int(value))
     whole = len(str(int(abs(value)))) if abs(value) >= 1 else 0
     return f"{value:.{max(0, digits - whole)}f}" if abs(value) >= 0.001 else f"{value:.{digits}g}"
 
