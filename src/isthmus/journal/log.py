@@ -5,8 +5,8 @@ A segment is named after its first record's index. A record is a header and its 
     magic 4 | lag u32 | length u64 | index u64 | xxh3_64(body) u64 | xxh3_64(header so far) u64 | body
 
 `lag` says how many of the records before this one were not known to be durable when it was written. So a
-damaged record is told apart from a torn tail: what a later record vouches for was acknowledged, damage to it is
-corruption.
+damaged record is told apart from a torn tail: what a later record vouches for was acknowledged, damage to it
+is corruption.
 """
 
 import contextlib
