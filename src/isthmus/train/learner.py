@@ -9,12 +9,15 @@ import torch
 from torch import Tensor
 
 from isthmus.comm.collective import Collective
+from isthmus.errors import IsthmusError
 from isthmus.models.transformer import Transformer
 from isthmus.parallel.data_parallel import DataParallel
 from isthmus.spec.run import TrainSpec
 from isthmus.train.batches import Rows, micro_batches
 from isthmus.train.optimizer import clip_gradients, make_optimizer
 from isthmus.train.tensorfile import Arrays
+
+MAX_LOST_STEPS = 10
 
 
 @dataclass(frozen=True)
@@ -47,15 +50,23 @@ class Learner:
         self._parallel = DataParallel(model, group)
         self._parameters = list(model.parameters())
         self._grad_clip = spec.grad_clip
+        self._lost_steps = 0
 
     def step(self, rows: Rows, lr: float, notice: bool = False) -> StepResult:
-        """Forward, backward, exchange, clip, update on this rank's (tokens, doc_ids), int32[n, T+1]."""
+        """Forward, backward, exchange, clip, update on this rank's (tokens, doc_ids), int32[n, T+1].
+
+        Where the gradient is not finite nothing changes; `MAX_LOST_STEPS` times in a row raise IsthmusError.
+        """
         start_s = time.perf_counter()
         sums = self._backward(rows)
         num_targets = self._parallel.finish()
         grad_norm = clip_gradients(self._parameters, self._grad_clip)
         if np.isfinite(grad_norm):
             self.optimizer.step(lr)
+            self._lost_steps = 0
+        else:
+            self._lost_steps += 1
+            self._give_up_at_last()
         for parameter in self._parameters:
             parameter.grad = None
         sums[0] = float(notice)
@@ -68,6 +79,13 @@ class Learner:
             step_s=time.perf_counter() - start_s,
             notices=int(notices),
         )
+
+    def _give_up_at_last(self) -> None:
+        if self._lost_steps >= MAX_LOST_STEPS:
+            raise IsthmusError(
+                f"the gradient was not finite in {MAX_LOST_STEPS} steps in a row; they were left out",
+                hint="lower train.lr, raise train.warmup, or set train.precision: fp32; then resume",
+            )
 
     def _backward(self, rows: Rows) -> Tensor:
         """Adds up the gradient; fp32 [free, summed cross entropy, tokens of each expert...] of this rank."""

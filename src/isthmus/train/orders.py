@@ -19,20 +19,20 @@ class Order:
     evaluate: bool
 
 
-def share_order(group: Collective, decide: Callable[[], Order]) -> Order:
-    """Rank 0 decides, all ranks get the order. One message, and a second where the work is in several ranges.
+def share_order(group: Collective, decide: Callable[[], Order] | None) -> Order:
+    """`decide`, called where it is given (on rank 0), gives all ranks their order.
 
-    A `Done` reason stays on rank 0; the others see ''.
+    One message, and a second where the work lies in several ranges. The reason of a `Done` stays on rank 0;
+    the others see ''.
     """
+    order = decide() if decide else None
     if group.world_size == 1:
-        return decide()
-    order = decide() if group.rank == 0 else None
+        assert order is not None, "a rank on its own decides"
+        return order
     header = group.share(_header(order) if order else [0] * _HEADER)
-    num_ranges = header[3]
-    numbers = header[4:6]
+    num_ranges, numbers = header[3], header[4:]
     if num_ranges > 1:
-        own = _numbers(order) if order else [0] * (2 * num_ranges)
-        numbers = group.share(own)
+        numbers = group.share(_numbers(order) if order else [0] * (2 * num_ranges))
     return order or _order(header, list(zip(numbers[::2], numbers[1::2], strict=True)))
 
 
