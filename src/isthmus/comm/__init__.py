@@ -1,0 +1,1 @@
+"""Collectives between the ranks of one site. Between sites it is `wire` and `outer`."""

@@ -15,14 +15,13 @@ def _rows_at_once(vocab_size: int, device: torch.device) -> int:
     return max(256, 2 ** (21 if device.type == "cpu" else 27) // vocab_size)
 
 
-def _loss_and_probs(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-    """Cross entropy of each row, and the softmax, both fp32."""
-    logits = logits.float()
+def _loss_and_probs(logits: Tensor, targets: Tensor, probs: Tensor) -> Tensor:
+    """Cross entropy of each row, fp32; the softmax goes to `probs`."""
     target_logits = logits.gather(1, targets[:, None]).squeeze(1)
     largest = logits.amax(-1)
-    probs = logits.softmax(-1)
+    torch.softmax(logits, -1, dtype=torch.float32, out=probs)
     # The largest probability is at least 1/V, so its logarithm is safe where that of the target's is not.
-    return largest - probs.amax(-1).log() - target_logits, probs
+    return largest.float() - probs.amax(-1).log() - target_logits.float()
 
 
 class _LinearCrossEntropy(torch.autograd.Function):
@@ -34,14 +33,17 @@ class _LinearCrossEntropy(torch.autograd.Function):
         total = torch.zeros((), dtype=torch.float64, device=x_ND.device)
         grad_x = torch.empty_like(x_ND) if train else None
         grad_weight = torch.zeros_like(weight_VD) if train else None
-        rows = _rows_at_once(weight.shape[0], x_ND.device)
+        rows = min(_rows_at_once(weight.shape[0], x_ND.device), x_ND.shape[0])
+        logits_buffer = x_ND.new_empty(rows, weight.shape[0])
+        probs_buffer = torch.empty_like(logits_buffer, dtype=torch.float32)
         for start in range(0, x_ND.shape[0], rows):
             x, targets = x_ND[start : start + rows], targets_N[start : start + rows]
-            losses, probs = _loss_and_probs(x @ weight.t(), targets)
-            total += losses.sum(dtype=torch.float64)
+            logits, probs = logits_buffer[: len(x)], probs_buffer[: len(x)]
+            torch.mm(x, weight.t(), out=logits)
+            total += _loss_and_probs(logits, targets, probs).sum(dtype=torch.float64)
             if grad_x is not None and grad_weight is not None:
-                probs[torch.arange(len(targets), device=x.device), targets] -= 1.0
-                probs = probs.to(x.dtype)
+                probs[torch.arange(len(x), device=x.device), targets] -= 1.0
+                probs = logits.copy_(probs)
                 torch.mm(probs, weight, out=grad_x[start : start + rows])
                 if x.dtype == grad_weight.dtype:
                     grad_weight.addmm_(probs.t(), x)

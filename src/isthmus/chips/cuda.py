@@ -1,0 +1,59 @@
+"""NVIDIA GPUs, by torch.cuda and NCCL."""
+
+import torch
+
+from isthmus.chips.chip import DtypeChoice, Facts, choose_dtype
+from isthmus.errors import InputError
+
+
+class Cuda:
+    family = "cuda"
+    backend = "nccl"
+
+    def device(self, index: int) -> str:
+        return f"cuda:{index}"
+
+    def probe(self) -> Facts:
+        _require()
+        major, minor = torch.cuda.get_device_capability(0)
+        return Facts(
+            family=self.family,
+            model=torch.cuda.get_device_name(0),
+            count=torch.cuda.device_count(),
+            memory_bytes=self.memory_bytes(),
+            features=[f"sm_{major}{minor}"],
+            library=f"torch {torch.__version__}, CUDA {torch.version.cuda}",
+        )
+
+    def memory_bytes(self, index: int = 0) -> int:
+        _require()
+        return torch.cuda.get_device_properties(index).total_memory
+
+    def seed(self, seed: int) -> None:
+        torch.manual_seed(seed)
+        torch.cuda.manual_seed_all(seed)
+
+    def best_dtype(self) -> DtypeChoice:
+        _require()
+        size = 4096
+        a = torch.ones(size, size, device="cuda")
+        a_bf16 = a.bfloat16()
+
+        def run(x: torch.Tensor) -> None:
+            torch.mm(x, x)
+            torch.cuda.synchronize()
+
+        return choose_dtype(2.0 * size**3, lambda: run(a), lambda: run(a_bf16))
+
+
+def _require() -> None:
+    if not torch.cuda.is_available():
+        raise InputError(
+            "no CUDA device can be used here",
+            where="chip cuda",
+            hint="check `nvidia-smi` and CUDA_VISIBLE_DEVICES, and that torch is a CUDA build "
+            f"(this is {torch.__version__}); or write `cpu` in the fleet",
+        )
+
+
+chip = Cuda()

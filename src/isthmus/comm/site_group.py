@@ -1,0 +1,151 @@
+"""Join the ranks of one site, as torchrun, srun or the agent started them."""
+
+import ipaddress
+import os
+import re
+import socket
+from collections.abc import Mapping
+from datetime import timedelta
+
+import msgspec
+import torch.distributed as dist
+
+from isthmus.comm.collective import Collective, SoloCollective, TorchCollective
+from isthmus.errors import InputError, UnreachableError
+
+
+class SiteRank(msgspec.Struct, frozen=True, kw_only=True):
+    """A process's place in its site."""
+
+    rank: int = 0
+    world_size: int = 1
+    local_rank: int = 0
+    """Place on its node: the chip it takes."""
+    master_addr: str = "127.0.0.1"
+    master_port: int = 0
+    """Where rank 0 listens; not used by a rank on its own."""
+
+
+def site_rank(environ: Mapping[str, str]) -> SiteRank:
+    """Read torchrun's variables, or else srun's; a plain process is a site of one rank.
+
+    InputError if a variable is missing, is no number, or does not fit the others.
+    """
+    if "RANK" in environ or "WORLD_SIZE" in environ:
+        place = _from_torchrun(environ)
+    elif "SLURM_PROCID" in environ and "SLURM_STEP_ID" in environ:
+        place = _from_slurm(environ)
+    else:
+        return SiteRank()
+    if not 0 <= place.rank < place.world_size:
+        raise InputError(
+            f"rank {place.rank} does not lie in a world of {place.world_size}",
+            where="environment",
+            hint="start all ranks by one launcher: `isthmus train`, torchrun or srun",
+        )
+    return place
+
+
+def _from_torchrun(environ: Mapping[str, str]) -> SiteRank:
+    rank, world_size = _number(environ, "RANK"), _number(environ, "WORLD_SIZE")
+    if world_size == 1:
+        return SiteRank(rank=rank, local_rank=_number(environ, "LOCAL_RANK", 0))
+    return SiteRank(
+        rank=rank,
+        world_size=world_size,
+        local_rank=_number(environ, "LOCAL_RANK"),
+        master_addr=_text(environ, "MASTER_ADDR"),
+        master_port=_number(environ, "MASTER_PORT"),
+    )
+
+
+def _from_slurm(environ: Mapping[str, str]) -> SiteRank:
+    nodes = environ.get("SLURM_STEP_NODELIST") or _text(environ, "SLURM_NODELIST")
+    job = _number(environ, "SLURM_JOB_ID") * 1000 + _number(environ, "SLURM_STEP_ID")
+    return SiteRank(
+        rank=_number(environ, "SLURM_PROCID"),
+        world_size=environ_world(environ),
+        local_rank=_number(environ, "SLURM_LOCALID"),
+        master_addr=environ.get("MASTER_ADDR") or first_host(nodes),
+        master_port=_number(environ, "MASTER_PORT", 20_000 + job % 10_000),
+    )
+
+
+def environ_world(environ: Mapping[str, str]) -> int:
+    """srun's number of tasks in this step, or in the job on older versions."""
+    return _number(environ, "SLURM_STEP_NUM_TASKS" if "SLURM_STEP_NUM_TASKS" in environ else "SLURM_NTASKS")
+
+
+def first_host(nodelist: str) -> str:
+    """'gpu[07-09,12],login1' -> 'gpu07': the first of Slurm's compressed list of hosts."""
+    head = re.match(r"([^\[,]+)(?:\[([^\]]+)\]([^,]*))?", nodelist)
+    if not head:
+        raise InputError(f"'{nodelist}' is not a list of hosts", where="environment SLURM_STEP_NODELIST")
+    prefix, numbers, suffix = head.groups()
+    if numbers is None:
+        return prefix
+    return prefix + re.split(r"[,-]", numbers)[0] + (suffix or "")
+
+
+def _text(environ: Mapping[str, str], name: str) -> str:
+    if not environ.get(name):
+        raise InputError(
+            f"{name} is not set, though other variables of a launcher are",
+            where="environment",
+            hint="start all ranks by one launcher: `isthmus train`, torchrun or srun",
+        )
+    return environ[name]
+
+
+def _number(environ: Mapping[str, str], name: str, default: int | None = None) -> int:
+    if default is not None and name not in environ:
+        return default
+    text = _text(environ, name)
+    if not text.isdigit():
+        raise InputError(f"{name} is '{text}', not a number", where="environment")
+    return int(text)
+
+
+def init_site_group(place: SiteRank, backend: str, timeout_s: float, device: str = "cpu") -> Collective:
+    """Meet the other ranks; every collective is bounded by `timeout_s`. One rank needs no group.
+
+    UnreachableError if they are not all there in time.
+    """
+    if place.world_size == 1:
+        return SoloCollective()
+    if backend == "gloo" and _is_loopback(place.master_addr):
+        # gloo would listen on whatever address the host's name has, which may be none, or a public one.
+        os.environ.setdefault("GLOO_SOCKET_IFNAME", _loopback_interface())
+    try:
+        dist.init_process_group(
+            backend,
+            init_method=f"tcp://{_bracketed(place.master_addr)}:{place.master_port}",
+            rank=place.rank,
+            world_size=place.world_size,
+            timeout=timedelta(seconds=timeout_s),
+        )
+    except (RuntimeError, ValueError) as error:
+        raise UnreachableError(
+            f"rank {place.rank} of {place.world_size} could not join its site: {str(error).splitlines()[0]}",
+            where=f"{place.master_addr}:{place.master_port}",
+            hint=f"all ranks must start within {timeout_s:g} s and reach this address; "
+            "if the port is taken, set another MASTER_PORT",
+        ) from error
+    return TorchCollective(device)
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def _loopback_interface() -> str:
+    """'lo' on Linux, 'lo0' on BSD and macOS."""
+    names = [name for _, name in socket.if_nameindex()]
+    return "lo" if "lo" in names else "lo0"
+
+
+def _bracketed(host: str) -> str:
+    return f"[{host}]" if ":" in host else host
