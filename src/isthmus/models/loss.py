@@ -33,7 +33,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
         total = torch.zeros((), dtype=torch.float64, device=x_ND.device)
         grad_x = torch.empty_like(x_ND) if train else None
         grad_weight = torch.zeros_like(weight_VD) if train else None
-        rows = min(_rows_at_once(weight.shape[0], x_ND.device), x_ND.shape[0])
+        rows = min(_rows_at_once(weight.shape[0], x_ND.device), max(1, x_ND.shape[0]))
         logits_buffer = x_ND.new_empty(rows, weight.shape[0])
         probs_buffer = torch.empty_like(logits_buffer, dtype=torch.float32)
         for start in range(0, x_ND.shape[0], rows):

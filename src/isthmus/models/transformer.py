@@ -18,7 +18,7 @@ class Output:
     """Of one forward pass: with targets the losses, without them (losses zero) the logits."""
 
     loss: Tensor
-    """ce_loss + aux_loss."""
+    """ce_loss + aux_loss: the one to call backward on; the two parts are detached."""
     ce_loss: Tensor
     """Mean cross entropy over the targets that count, nats per token."""
     aux_loss: Tensor
@@ -94,7 +94,7 @@ class Transformer(nn.Module):
             return Output(zero, zero, zero, logits, expert_tokens, none)
         targets_BT = _inside_documents(targets_BT.long(), doc_ids_BT)
         ce_loss, count = linear_cross_entropy(x_BTD.flatten(0, 1), self.head_weight, targets_BT.flatten())
-        return Output(ce_loss + aux_loss, ce_loss, aux_loss, None, expert_tokens, count)
+        return Output(ce_loss + aux_loss, ce_loss.detach(), aux_loss.detach(), None, expert_tokens, count)
 
     def new_cache(self, batch: int, capacity: int) -> KVCache:
         """Room for `capacity` tokens of each of `batch` sequences, in the compute dtype."""
