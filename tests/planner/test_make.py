@@ -15,6 +15,7 @@ from isthmus.spec.fleet import FleetSpec, LinkSpec, NodeSpec, SiteSpec
 from isthmus.spec.presets import presets
 from isthmus.spec.run import OuterSpec, RunSpec, TrainSpec
 from isthmus.units import Bandwidth, Count, Seconds
+from isthmus.wire.codecs import encoded_size
 
 LINK = LinkSpec(bandwidth=Bandwidth(1e8), delay=Seconds(0.03))
 
@@ -127,6 +128,11 @@ def test_int8_and_int4_payloads_beat_the_targets():
     assert 4 * params / payload_bytes("int4", params, 128) >= 7.5
     assert payload_bytes("bf16", 3, 128) == 6
     assert payload_bytes("int4", 3, 2) == 2 + 4
+
+
+@given(st.sampled_from(["fp32", "bf16", "int8", "int4"]), st.integers(1, 10_000), st.integers(1, 128))
+def test_payloads_are_what_the_codecs_write(codec, num_values, half_block):
+    assert payload_bytes(codec, num_values, 2 * half_block) == encoded_size(codec, num_values, 2 * half_block)
 
 
 def test_link_arithmetic():

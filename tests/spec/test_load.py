@@ -3,7 +3,7 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from isthmus.errors import InputError, NotFoundError
+from isthmus.errors import InputError, IsthmusError, NotFoundError
 from isthmus.spec.document import MAX_DEPTH
 from isthmus.spec.fleet import FleetSpec, LinkSpec, NodeSpec, SiteSpec
 from isthmus.spec.load import load_fleet, load_run, split_overrides, to_yaml
@@ -103,7 +103,7 @@ def test_a_model_may_be_a_name(write):
             "unknown key 'bach_size' in train",
             "did you mean 'batch_size'",
         ),
-        ("trian: {}", 1, "unknown key 'trian'", "did you mean 'train'"),
+        ("traim: {}", 1, "unknown key 'traim'", "did you mean 'train'"),
         (
             "data:\n  sources:\n  - path: a\n    colour: 3",
             4,
@@ -121,6 +121,9 @@ def test_a_model_may_be_a_name(write):
         ("train:\n  optimizer: adam", 2, "none of adamw, sgd", "adamw"),
         ("model: tiny-mo", 1, "unknown preset 'tiny-mo'", "tiny-moe"),
         ("model:\n  preset: what", 2, "unknown preset", "known are tiny"),
+        ("model:\n  preset: []", 2, "unknown preset", "known are tiny"),
+        ("train:\n  lr: .inf", 2, "inf is not finite", "finite"),
+        ("train:\n  betas: [0.9, .nan]", 2, "is not finite", "finite"),
         ("model:\n  num_heads: 6\n  num_kv_heads: 4", 3, "6 heads cannot share 4", "1, 2, 3, 6"),
         ("model:\n  head_dim: 33", 2, "33 is odd", "34"),
         ("model:\n  preset: tiny-moe\n  top_k: 9", 3, "9 of 8 experts", "at most 8"),
@@ -271,3 +274,51 @@ def test_any_unknown_unit_reports_its_line(tmp_path_factory, unit, name):
     path = tmp_path_factory.mktemp("any") / "fleet.yaml"
     path.write_text(f"sites:\n  a:\n    link:\n      {name}: 3 {unit}\n")
     assert failure(load_fleet, path).where == f"{path}:4"
+
+
+PATHS = [
+    *[(section, name) for section in SECTIONS[1:] for name in getattr(RunSpec(), section).__struct_fields__],
+    *[
+        ("sites", "a", *rest)
+        for rest in ((), ("nodes",), ("chips",), ("chips", "cpu"), ("link",), ("link", "delay"))
+    ],
+    *[("model",), ("model", "preset"), ("name",), ("train",), ("sites",), ("server", "bind")],
+]
+VALUES = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers(-3, 9)
+    | st.floats()
+    | st.text("ab1 .:%&*!{[#\"'\n\t\0é", max_size=6),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=4), inner, max_size=3),
+    max_leaves=6,
+)
+
+
+def only_errors_with_a_remedy(load, *arguments):
+    """Any other exception than ours fails the test by itself."""
+    problem = None
+    try:
+        load(*arguments)
+    except IsthmusError as error:
+        problem = error
+    assert problem is None or (problem.where and problem.hint)
+
+
+@given(st.sampled_from(PATHS), VALUES)
+def test_whatever_stands_in_a_field_is_taken_or_refused_with_a_remedy(tmp_path_factory, path, value):
+    folder = tmp_path_factory.mktemp("any")
+    load = load_fleet if path[0] in FleetSpec.__struct_fields__ else load_run
+    tree = value
+    for key in reversed(path):
+        tree = {key: tree}
+    (folder / "file.yaml").write_text(yaml.safe_dump(tree))
+    only_errors_with_a_remedy(load, folder / "file.yaml")
+    only_errors_with_a_remedy(load, None, [f"{'.'.join(path)}={value}"])
+
+
+@given(st.text(max_size=60) | st.text("abc:-[]{}#&*!|>'\"\n \t", max_size=60))
+def test_whatever_a_file_holds_is_taken_or_refused_with_a_remedy(tmp_path_factory, text):
+    path = tmp_path_factory.mktemp("any") / "run.yaml"
+    path.write_text(text, encoding="utf-8", errors="surrogatepass")
+    only_errors_with_a_remedy(load_run, path)

@@ -1,5 +1,6 @@
 """Plain values -> frozen structs, collecting every problem with its key instead of stopping at the first."""
 
+import math
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import msgspec
@@ -31,10 +32,18 @@ def build(kind: Any, value: Any, key: Key, problems: list[Problem]) -> Any:
         return {name: build(arguments[1], each, (*key, name), problems) for name, each in value.items()}
     if get_origin(kind) is list and isinstance(value, list):
         return [build(arguments[0], each, (*key, index), problems) for index, each in enumerate(value)]
+    if not all(math.isfinite(number) for number in _floats(value)):
+        problems.append(Problem(key, f"{dotted(key)}: {value} is not finite", "write a finite number"))
+        return None
     try:
         return msgspec.convert(value, kind, dec_hook=_parse_quantity)
     except msgspec.ValidationError as error:
         problems.append(_wrong_value(kind, value, key, str(error)))
+
+
+def _floats(value: Any) -> list[float]:
+    numbers = value if isinstance(value, list) else [value]
+    return [number for number in numbers if isinstance(number, float)]
 
 
 def _build_struct(

@@ -65,7 +65,7 @@ def _assign(root: Any, parts: list[str], value: Any, place: str) -> Key:
     key: Key = ()
     tree: Any = root
     for part in parts:
-        step: Any = int(part) if isinstance(tree, list) and part.isdigit() else part
+        step: Any = int(part) if isinstance(tree, list) and part.isdecimal() else part
         if not isinstance(tree, dict) and not (isinstance(step, int) and step < len(tree)):
             raise InputError(
                 f"{dotted(key)} has no part '{part}'", where=place, hint=f"set {dotted(key)} as a whole"
@@ -84,7 +84,7 @@ def read_document(path: Path | None) -> Document:
     if path is None:
         return Document("defaults")
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")
     except FileNotFoundError:
         raise NotFoundError("no such file", where=str(path), hint="check the path, or leave it out") from None
     except (OSError, UnicodeDecodeError) as error:

@@ -31,9 +31,9 @@ def fill_preset(document: Document) -> None:
     model = document.tree.get("model")
     if not isinstance(model, dict) or "preset" not in model:
         return
-    name = model.pop("preset")
+    name = str(model.pop("preset"))
     if name not in presets:
-        hint = nearest(str(name), presets) or f"known are {', '.join(presets)}"
+        hint = nearest(name, presets) or f"known are {', '.join(presets)}"
         where = document.where(("model", "preset"))
         raise InputError(f"model: unknown preset '{name}'", where=where, hint=hint)
     document.tree["model"] = msgspec.to_builtins(presets[name]) | model
