@@ -31,6 +31,8 @@ class TextTokenizer:
         self._inner.encode_special_tokens = True
         self._inner.no_padding()
         self._inner.no_truncation()
+        self.raw = raw
+        """The file itself, to be written beside weights."""
         self.hash = xxhash.xxh3_128_hexdigest(raw)
         ids = self._inner.get_vocab(with_added_tokens=True)
         self.vocab_size = max(ids.values()) + 1
