@@ -1,0 +1,1 @@
+"""Pure: (fleet, run, measurements) -> Plan, with reasons and warnings."""
