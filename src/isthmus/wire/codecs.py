@@ -72,7 +72,7 @@ def encode(codec: str, values: Floats, block: int, out: Octets | None = None) ->
 
 def decode(codec: str, payload: Octets, n: int, block: int, out: Floats | None = None) -> Floats:
     """payload -> f32[n]. Raises CorruptError if the payload's size is not that of n values."""
-    _check(codec, payload, n, block)
+    check_size(codec, payload, n, block)
     out = np.empty(n, np.float32) if out is None else out
     if codec in LEVELS:
         out[:] = 0
@@ -157,7 +157,7 @@ def accumulate(
         segments: i64[num, 2], (start, end) in the target; values outside all segments are left untouched.
         weights: f32[num], one per segment; weight 0 leaves its segment untouched.
     """
-    _check(codec, payload, target.size, block)
+    check_size(codec, payload, target.size, block)
     if codec in LEVELS:
         first = 0
         for part, scales, body in _parts(codec, payload, block, target):
@@ -173,7 +173,7 @@ def sum_squares(codec: str, payload: Octets, n: int, block: int) -> float:
 
     Equal bit for bit to what the encoder said.
     """
-    _check(codec, payload, n, block)
+    check_size(codec, payload, n, block)
     total = 0.0
     if codec in LEVELS:
         for (shape,), scales, body in _parts(codec, payload, block, np.broadcast_to(np.float32(0), n)):
@@ -182,6 +182,16 @@ def sum_squares(codec: str, payload: Octets, n: int, block: int) -> float:
     for _, _, source in _chunks(codec, payload, n):
         total += kernels.sum_squares_values(_read(_decode_plain(codec, source)))
     return total
+
+
+def check_size(codec: str, payload: Octets, n: int, block: int) -> None:
+    """Raises CorruptError if the payload's size is not that of n values."""
+    size = encoded_size(codec, n, block)
+    if payload.size != size:
+        raise CorruptError(
+            f"a payload of {n} values in {codec} has {payload.size} bytes instead of {size}",
+            hint="do both sides run the same model, codec and block_size?",
+        )
 
 
 def warm_up() -> None:
@@ -207,15 +217,6 @@ def _output(codec: str, n: int, block: int, out: Octets | None) -> Octets:
         return np.empty(size, np.uint8)
     assert out.size == size, f"{codec} of {n} values needs {size} bytes, not {out.size}"
     return out
-
-
-def _check(codec: str, payload: Octets, n: int, block: int) -> None:
-    size = encoded_size(codec, n, block)
-    if payload.size != size:
-        raise CorruptError(
-            f"a payload of {n} values in {codec} has {payload.size} bytes instead of {size}",
-            hint="do both sides run the same model, codec and block_size?",
-        )
 
 
 def _parts(codec: str, payload: Octets, block: int, *vectors: NDArray) -> Iterator[tuple]:
