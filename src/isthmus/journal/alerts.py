@@ -39,7 +39,8 @@ def _describe(event: AnyEvent) -> tuple[Level, str, str, str] | None:
             level = "critical" if event.kind in _CRITICAL_FAULTS else "warning"
             return level, event.kind, event.subject, event.detail
         case events.Recovered():
-            return "info", "recovered", event.subject, f"{event.kind}: back after {event.after_s:.1f} s"
+            text = f"back after {event.after_s:.1f} s ({event.kind})"
+            return "info", "recovered", event.subject, text
         case events.Quarantined():
             return "warning", "quarantined", event.site, f"push {event.seq}: {event.reason}"
         case events.CheckpointFailed():

@@ -23,6 +23,13 @@ def _significant(value: float, digits: int) -> str:
     return f"{value:.{max(0, digits - whole)}f}" if abs(value) >= 0.001 else f"{value:.{digits}g}"
 
 
+def tick(value: float) -> str:
+    """For an axis: 1.5M, 20k, 0."""
+    shown = number(value)
+    digits = shown.rstrip("TGMk")
+    return (digits.rstrip("0").rstrip(".") if "." in digits else digits) + shown[len(digits) :]
+
+
 def size(num_bytes: float) -> str:
     return number(num_bytes).rstrip("TGMk") + " " + number(num_bytes).lstrip("-0123456789.") + "B"
 
