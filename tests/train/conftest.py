@@ -4,6 +4,7 @@ import random
 import re
 from collections.abc import Callable
 from pathlib import Path
+from unittest.mock import patch
 
 import msgspec
 import pytest
@@ -18,10 +19,11 @@ from isthmus.planner.make import make_plan
 from isthmus.spec.fleet import FleetSpec, NodeSpec, SiteSpec
 from isthmus.spec.model import ModelSpec
 from isthmus.spec.run import DataSpec, RunSpec, SourceSpec, TrainSpec
+from isthmus.train import loop
 from isthmus.train.feed import Feed, LocalFeed
 from isthmus.train.job import Job, Outcome
 from isthmus.train.learner import Learner
-from isthmus.train.loop import train
+from isthmus.train.loop import build_learner, train
 from isthmus.train.signals import Leave
 from isthmus.units import Count, Seconds
 
@@ -80,6 +82,7 @@ class Runner:
         self.spec, self.dataset, self.folder = spec, dataset, folder
         self.learner: Learner | None = None
         self.leave = Leave()
+        self.notice = ""
         self.open_feed: Callable[[Learner], Feed] | None = None
 
     def job(self, num_ranks: int = 1) -> Job:
@@ -90,12 +93,18 @@ class Runner:
         group = group or SoloCollective()
         job = self.job(group.world_size)
         self.leave = Leave()
+        if self.notice:
+            self.leave.ask(self.notice)
+
+        def build(job: Job, group: Collective) -> Learner:
+            self.learner = build_learner(job, group)
+            return self.learner
 
         def open_feed(learner: Learner) -> Feed:
-            self.learner = learner
             return self.open_feed(learner) if self.open_feed else LocalFeed(job.plan.total_samples)
 
-        with Journal(self.folder, f"rank/here/{group.rank}") as journal:
+        journal = Journal(self.folder, f"rank/here/{group.rank}")
+        with journal, patch.object(loop, "build_learner", build):
             return train(job, self.dataset, group, journal, self.leave, open_feed)
 
     def with_spec(self, **changes: object) -> "Runner":

@@ -67,10 +67,15 @@ class StepStats:
 
 
 class Feed(Protocol):
-    version: int
-    """Version of the published parameters that training stands on; 0 where nothing is published."""
-    wait_s: float
-    """Seconds spent waiting so far: for leases, for versions."""
+    @property
+    def version(self) -> int:
+        """Version of the published parameters that training stands on; 0 where nothing is published."""
+        ...
+
+    @property
+    def wait_s(self) -> float:
+        """Seconds spent waiting so far: for leases, for versions."""
+        ...
 
     def next(self, num_sequences: int) -> Offer:
         """Work for one step, of at most `num_sequences`. Returns within about a second."""

@@ -34,8 +34,8 @@ def train(
 ) -> Outcome:
     """Train until the feed is done or `leave` is asked. All ranks of the site call this.
 
-    Resumes from the site's newest sound checkpoint; the number of ranks may have changed since. Rank 0 alone uses
-    `journal` and `open_feed`. Raises IsthmusError where gradients stay non-finite, and CorruptError where no
+    Resumes from the site's newest sound checkpoint; the number of ranks may have changed since. `journal` and
+    `open_feed` are rank 0's. Raises IsthmusError where gradients stay non-finite, and CorruptError where no
     checkpoint is sound.
     """
     learner = build_learner(job, group)
