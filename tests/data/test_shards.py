@@ -92,9 +92,9 @@ def test_windows_over_several_shards(tmp_path: Path, held_out: bool):
         assert count == (len(tokens) - 1) // seq_len
         begins = np.arange(count)[::-1] * seq_len
         out = np.empty((count, seq_len + 1), np.int32)
-        marks = np.zeros((count, seq_len + 1), np.int32)
-        stream.gather(begins, np.arange(count), out, marks)
+        doc_ids = np.zeros((count, seq_len + 1), np.int32)
+        stream.gather(begins, np.arange(count), out, doc_ids)
         for row, begin in enumerate(begins):
             window = slice(begin, begin + seq_len + 1)
             assert np.array_equal(out[row], tokens[window])
-            assert np.array_equal(np.cumsum(marks[row]), numbers[window] - numbers[begin])
+            assert np.array_equal(doc_ids[row], numbers[window] - numbers[begin])

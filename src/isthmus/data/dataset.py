@@ -8,13 +8,21 @@ import numpy as np
 import numpy.typing as npt
 import xxhash
 
-from isthmus.data.order import Mixture, Order
-from isthmus.data.prepare import Progress, Report, cached_tokenizer, prepare_source
+from isthmus.data.order import Mixture, Order, present
+from isthmus.data.prepare import (
+    Progress,
+    Report,
+    cached_tokenizer,
+    open_source_shards,
+    prepare_source,
+    shard_folder,
+    tokenizer_path,
+)
 from isthmus.data.shards import Shard, verify_shard
 from isthmus.data.sources import open_source
 from isthmus.data.stream import TokenStream
 from isthmus.data.tokenizer import TextTokenizer, check_vocab, load_tokenizer
-from isthmus.errors import InputError
+from isthmus.errors import InputError, NotFoundError
 from isthmus.spec.run import DataSpec
 
 I32 = npt.NDArray[np.int32]
@@ -86,10 +94,10 @@ class Dataset:
         source, sample = self.order.locate(np.asarray(indices, np.int64))
         shape = (len(sample), self.seq_len + 1)
         tokens, doc_ids = np.empty(shape, np.int32), np.zeros(shape, np.int32)
-        for s in np.unique(source):
+        for s in present(source, len(self._streams)):
             rows = np.flatnonzero(source == s)
             self._streams[s].gather(sample[rows] * self.seq_len, rows, tokens, doc_ids)
-        return tokens, np.cumsum(doc_ids, axis=1, dtype=np.int32, out=doc_ids)
+        return tokens, doc_ids
 
     def stream(self, start: int, end: int, rows: int = 256) -> Iterator[Batch]:
         """The global stream [start, end) in order, `rows` samples at a time."""
@@ -116,7 +124,7 @@ class Dataset:
         for s, stream in enumerate(self._held):
             rows = np.flatnonzero((chosen >= bounds[s]) & (chosen < bounds[s + 1]))
             stream.gather((chosen[rows] - bounds[s]) * self.seq_len, rows, tokens, doc_ids)
-        return tokens, np.cumsum(doc_ids, axis=1, dtype=np.int32, out=doc_ids)
+        return tokens, doc_ids
 
     def verify(self) -> None:
         """Reads every shard against its checksums; raises CorruptError at the first bad block."""
@@ -164,6 +172,7 @@ def prepare(spec: DataSpec, vocab_size: int, progress: Report | None = None) -> 
     """
     report = progress or _silent
     cache = Path(spec.cache).expanduser()
+    mixture_of(spec)
     sources = [open_source(source) for source in spec.sources]
     if spec.tokenizer == "train":
         tokenizer = cached_tokenizer(sources, vocab_size, cache, report)
@@ -173,6 +182,30 @@ def prepare(spec: DataSpec, vocab_size: int, progress: Report | None = None) -> 
     return Dataset(
         spec, tokenizer, [prepare_source(s, tokenizer, spec.held_out, cache, report) for s in sources]
     )
+
+
+def open_prepared(spec: DataSpec, vocab_size: int) -> Dataset:
+    """Opens what `prepare` has left in the cache; NotFoundError where something is missing."""
+    cache = Path(spec.cache).expanduser()
+    sources = [open_source(source) for source in spec.sources]
+    trained = spec.tokenizer == "train"
+    path = tokenizer_path(sources, vocab_size, cache) if trained else Path(spec.tokenizer).expanduser()
+    if trained and not path.exists():
+        raise _unprepared("the tokenizer is not trained yet", path)
+    tokenizer = load_tokenizer(path)
+    check_vocab(tokenizer, vocab_size, str(path))
+    shards: list[list[Shard]] = []
+    for source in sources:
+        folder = shard_folder(source, tokenizer, spec.held_out, cache)
+        found = open_source_shards(folder)
+        if found is None:
+            raise _unprepared(f"the source '{source.name}' is not prepared yet", folder)
+        shards.append(found)
+    return Dataset(spec, tokenizer, shards)
+
+
+def _unprepared(message: str, path: Path) -> NotFoundError:
+    return NotFoundError(message, where=str(path), hint="run `isthmus data prepare` with the same run.yaml")
 
 
 def _silent(progress: Progress) -> None:

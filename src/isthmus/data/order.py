@@ -30,6 +30,7 @@ _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 _MIX_1 = np.uint64(0xBF58476D1CE4E5B9)
 _MIX_2 = np.uint64(0x94D049BB133111EB)
 _ROUND_STEPS = np.arange(1, _ROUNDS + 1, dtype=np.uint64)[:, None] * _GOLDEN
+_HALF = np.uint64(32)
 _SHARE_BITS = 31
 _SHARE = 1 << _SHARE_BITS
 
@@ -41,45 +42,61 @@ def mix(x: U64) -> U64:
     return x ^ (x >> np.uint64(31))
 
 
-def epoch_key(seed: int, source: int, epochs: I64) -> U64:
-    """uint64 key of each epoch[n] of one source."""
+def epoch_keys(seed: int, sources: I64, epochs: I64) -> U64:
+    """uint64[n] keys of epochs[n] of sources[n]."""
     word = mix(np.array([seed & (2**64 - 1)], np.uint64) + _GOLDEN)
-    word = mix(word ^ (np.array([source], np.uint64) + _GOLDEN))
+    word = mix(word ^ (sources.astype(np.uint64) + _GOLDEN))
     return mix(word ^ (epochs.astype(np.uint64) + _GOLDEN))
 
 
-def permute(indices: I64, size: int, keys: U64) -> I64:
-    """Where each index of [0, size) lands in the keyed permutation; keys: one for all, or one per index.
+class Domain(NamedTuple):
+    """[0, size) laid out as rows x columns, the smallest near-square that holds it; uint64[n] each."""
 
-    Any size up to 2^62. The domain a*b exceeds `size` by less than sqrt(size), so walks are rare and short.
+    size: U64
+    rows: U64
+    columns: U64
+
+    @classmethod
+    def of(cls, sizes: Sequence[int]) -> "Domain":
+        """Sizes from 1 to 2^62."""
+        rows = [isqrt(size - 1) + 1 for size in sizes]
+        columns = [-(-size // row) for size, row in zip(sizes, rows, strict=True)]
+        return cls(*(np.array(values, np.uint64) for values in (sizes, rows, columns)))
+
+    def __getitem__(self, which: I64) -> "Domain":  # type: ignore[override]
+        return Domain(self.size[which], self.rows[which], self.columns[which])
+
+
+def permute(indices: I64, domain: Domain, keys: U64) -> I64:
+    """Where each of indices[n] lands in the permutation of its domain[n] keyed by keys[n].
+
+    rows x columns exceeds a size by less than its root, so walks back into [0, size) are rare and short.
     """
-    rows = isqrt(max(size - 1, 0)) + 1
-    columns = -(-size // rows)
-    round_keys = mix(keys + _ROUND_STEPS)
-    out = _feistel(indices.astype(np.uint64), rows, columns, round_keys)
-    for _ in range(rows * columns - size):  # a walk visits each value outside [0, size) at most once
-        outside = np.flatnonzero(out >= size)
+    out = _feistel(indices.astype(np.uint64), domain, keys)
+    limit = int((domain.rows * domain.columns - domain.size).max(initial=0))
+    for _ in range(limit):  # a walk visits each value outside [0, size) at most once
+        outside = np.flatnonzero(out >= domain.size)
         if not outside.size:
             break
-        keys_there = round_keys if keys.size == 1 else round_keys[:, outside]
-        out[outside] = _feistel(out[outside], rows, columns, keys_there)
+        out[outside] = _feistel(out[outside], domain[outside], keys[outside])
     return out.astype(np.int64)
 
 
-def _feistel(x: U64, rows: int, columns: int, round_keys: U64) -> U64:
-    a, b = np.uint64(rows), np.uint64(columns)
-    left, right = np.divmod(x, b)
-    for i, key in enumerate(round_keys):
+def _feistel(x: U64, domain: Domain, keys: U64) -> U64:
+    left, right = np.divmod(x, domain.columns)
+    for i, key in enumerate(mix(keys + _ROUND_STEPS)):
         if i % 2 == 0:
-            left = (left + _below(mix(right ^ key), a)) % a
+            left = (left + _hash_below(right ^ key, domain.rows)) % domain.rows
         else:
-            right = (right + _below(mix(left ^ key), b)) % b
-    return left * b + right
+            right = (right + _hash_below(left ^ key, domain.columns)) % domain.columns
+    return left * domain.columns + right
 
 
-def _below(word: U64, bound: np.uint64) -> U64:
-    """High 32 bits of `word` scaled to [0, bound), bound < 2^32 (Lemire's multiply-shift)."""
-    return ((word >> np.uint64(32)) * bound) >> np.uint64(32)
+def _hash_below(word: U64, bound: U64) -> U64:
+    """A hash of `word` scaled to [0, bound), bound < 2^32 (Lemire's multiply-shift)."""
+    word = word * _MIX_1
+    word = (word ^ (word >> _HALF)) * _MIX_2
+    return ((word >> _HALF) * bound) >> _HALF
 
 
 class _Split(NamedTuple):
@@ -111,7 +128,7 @@ class Mixture:
         """Global indices[n] -> (source[n], ordinal[n]): draw number `ordinal` of that source."""
         source, ordinal = np.empty_like(indices), np.empty_like(indices)
         phase = np.searchsorted(self._starts, indices, side="right") - 1
-        for k in np.unique(phase):
+        for k in present(phase, len(self.phases)):
             rows = np.flatnonzero(phase == k)
             _descend(self._trees[k], indices[rows] - self._starts[k], rows, (source, ordinal))
             ordinal[rows] += self._before[k][source[rows]]
@@ -122,6 +139,11 @@ class Mixture:
         k = int(np.searchsorted(self._starts, end, side="right")) - 1
         length = end - int(self._starts[k])
         return self._before[k] + _leaf_counts(self._trees[k], length, self.num_sources)
+
+
+def present(labels: I64, num_labels: int) -> list[int]:
+    """Which of [0, num_labels) occur, in order."""
+    return np.flatnonzero(np.bincount(labels, minlength=num_labels)).tolist()
 
 
 def _check_phases(phases: Sequence[tuple[int, Sequence[float]]]) -> None:
@@ -199,15 +221,11 @@ class Order:
         self.seed = seed
         self.sizes = tuple(sizes)
         self.mixture = mixture
+        self._domain = Domain.of(sizes)
 
     def locate(self, indices: I64) -> tuple[I64, I64]:
         """Global indices[n] -> (source[n], sample[n])."""
         source, ordinal = self.mixture.locate(indices)
-        sample = np.empty_like(ordinal)
-        for s in np.unique(source):
-            rows = np.flatnonzero(source == s)
-            epoch, index = np.divmod(ordinal[rows], self.sizes[s])
-            if epoch[0] == epoch[-1] and np.all(epoch == epoch[0]):
-                epoch = epoch[:1]
-            sample[rows] = permute(index, self.sizes[s], epoch_key(self.seed, int(s), epoch))
-        return source, sample
+        domain = self._domain[source]
+        epoch, index = np.divmod(ordinal, domain.size.astype(np.int64))
+        return source, permute(index, domain, epoch_keys(self.seed, source, epoch))

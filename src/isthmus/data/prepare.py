@@ -21,7 +21,7 @@ from isthmus.data.shards import Shard, open_shard, verify_shard, write_shard
 from isthmus.data.sources import Source
 from isthmus.data.tokenizer import TextTokenizer, load_tokenizer, train_tokenizer
 from isthmus.errors import InputError, NotFoundError, StorageError
-from isthmus.journal.store import DiskStore, Store
+from isthmus.journal.store import DiskStore
 
 PART_BYTES = 64 * 2**20
 BATCH_BYTES = 4 * 2**20
@@ -58,15 +58,24 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     text_bytes: int
 
 
-def cached_tokenizer(
-    sources: list[Source], vocab_size: int, cache: Path, report: Report, store: Store | None = None
-) -> TextTokenizer:
-    """Trains a tokenizer on a sample of all sources, or takes the one trained before."""
-    store = store or DiskStore()
+def tokenizer_path(sources: list[Source], vocab_size: int, cache: Path) -> Path:
+    """Where the tokenizer trained on these sources is kept."""
     digest = xxhash.xxh3_128(b"bpe-1")
     for fact in (str(vocab_size), str(SAMPLE_BYTES), *(source.key for source in sources)):
         digest.update(fact.encode() + b"\0")
-    path = cache / "tokenizers" / f"{digest.hexdigest()}.json"
+    return cache / "tokenizers" / f"{digest.hexdigest()}.json"
+
+
+def shard_folder(source: Source, tokenizer: TextTokenizer, held_out: float, cache: Path) -> Path:
+    """Where the shards of a source are kept."""
+    digest = xxhash.xxh3_128(f"shards-1\0{source.key}\0{tokenizer.hash}\0{held_out!r}".encode())
+    return cache / "shards" / digest.hexdigest()
+
+
+def cached_tokenizer(sources: list[Source], vocab_size: int, cache: Path, report: Report) -> TextTokenizer:
+    """Trains a tokenizer on a sample of all sources, or takes the one trained before."""
+    path = tokenizer_path(sources, vocab_size, cache)
+    store = DiskStore()
     if not path.exists():
         store.make_folder(path.parent)
         with exclusive(path.parent / f".{path.stem}.lock"):
@@ -105,8 +114,7 @@ def prepare_source(
 
     Raises CorruptError for a damaged shard, InputError for bad or empty text, StorageError from the disk.
     """
-    digest = xxhash.xxh3_128(f"shards-1\0{source.key}\0{tokenizer.hash}\0{held_out!r}".encode())
-    folder = cache / "shards" / digest.hexdigest()
+    folder = shard_folder(source, tokenizer, held_out, cache)
     store = DiskStore()
     if (found := open_source_shards(folder)) is not None:
         return found

@@ -60,34 +60,35 @@ def _files(spec: SourceSpec) -> Source:
         for path in paths:
             yield from read_documents(path, spec.text_field)
 
-    size = sum(path.stat().st_size for path in paths) if plain else 0
-    return Source(spec.path, _key([spec.text_field], paths), size, documents)
+    size, lines = _facts([str(path) for path in paths])
+    return Source(spec.path, _key(spec.text_field, *lines), size if plain else 0, documents)
 
 
-def _key(facts: list[str], paths: list[Path]) -> str:
-    digest = xxhash.xxh3_128()
-    for fact in facts:
-        digest.update(fact.encode() + b"\0")
-    for path in paths:
-        stat = path.stat()
-        digest.update(f"{path.absolute()}\0{stat.st_size}\0{stat.st_mtime_ns}\0".encode())
-    return digest.hexdigest()
+def _facts(paths: list[str]) -> tuple[int, list[str]]:
+    """(bytes in all, a line about each file)."""
+    found = [(path, os.stat(path)) for path in paths]
+    lines = [f"{os.path.abspath(path)} {stat.st_size} {stat.st_mtime_ns}" for path, stat in found]
+    return sum(stat.st_size for _, stat in found), lines
+
+
+def _key(*facts: str) -> str:
+    return xxhash.xxh3_128_hexdigest("\0".join(facts).encode("utf-8", "surrogateescape"))
 
 
 def _stdlib() -> Source:
-    root = Path(sysconfig.get_paths()["stdlib"])
+    root = sysconfig.get_paths()["stdlib"]
     paths = list(_stdlib_files(root))
     if not paths:
         raise NotFoundError(
             "this Python carries no source of its standard library",
-            where=str(root),
+            where=root,
             hint="name text files of your own under data.sources",
         )
 
     def documents() -> Iterator[str]:
         for path in paths:
             try:
-                text = path.read_text("utf-8")
+                text = Path(path).read_text("utf-8")
             except UnicodeDecodeError:
                 continue  # its tests of encodings
             if text.strip():
@@ -95,17 +96,18 @@ def _stdlib() -> Source:
         yield from _topics()
         yield from _compiled_docs()
 
-    size = sum(path.stat().st_size for path in paths)
-    return Source("stdlib", _key(["stdlib", sys.version], paths), size, documents)
+    size, lines = _facts(paths)
+    return Source("stdlib", _key("stdlib", sys.version, *lines), size, documents)
 
 
-def _stdlib_files(root: Path) -> Iterator[Path]:
+def _stdlib_files(root: str) -> Iterator[str]:
     """Source and text files below `root` in a fixed order; its own tests are 60 % of them."""
+    topics = os.path.join(root, "pydoc_data", "topics.py")
     for folder, names, files in os.walk(root):
         names[:] = sorted(set(names) - _NOT_STDLIB)
         for file in sorted(files):
-            path = Path(folder, file)
-            if path.suffix in {".py", ".rst", ".txt"} and path != root / "pydoc_data" / "topics.py":
+            path = os.path.join(folder, file)
+            if file.endswith((".py", ".rst", ".txt")) and path != topics:
                 yield path
 
 
@@ -161,5 +163,5 @@ def _hugging_face(spec: SourceSpec) -> Source:
         for row, record in enumerate(dataset):
             yield pick_text(record, spec.text_field, f"{spec.path}, row {row}")
 
-    facts = [spec.path, spec.text_field, str(dataset._fingerprint)]
-    return Source(spec.path, _key(facts, []), 0, documents)
+    key = _key(spec.path, spec.text_field, str(dataset._fingerprint))
+    return Source(spec.path, key, 0, documents)

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
+from isthmus.data.order import present
 from isthmus.data.shards import Shard
 
 I32 = npt.NDArray[np.int32]
@@ -36,15 +37,14 @@ class TokenStream:
     def gather(self, begins: I64, rows: I64, tokens: I32, doc_ids: I32) -> None:
         """Fills tokens[rows] and doc_ids[rows] (int32[*, T+1]) with the windows that begin at `begins`.
 
-        doc_ids come zeroed and leave with a 1 wherever a document begins inside the window; their running
-        sum numbers the documents.
+        doc_ids come zeroed and leave counting up from 0 where a document begins inside the window.
         """
         part = np.searchsorted(self._bounds, begins, side="right") - 1
         last = np.searchsorted(self._bounds, begins + tokens.shape[1], side="left") - 1
         inside = part == last
-        for k in np.unique(part[inside]):
-            mine = inside & (part == k)
-            self._gather_inside(int(k), begins[mine] - self._bounds[k], rows[mine], (tokens, doc_ids))
+        for k in present(part[inside], len(self._parts)):
+            mine = np.flatnonzero(inside & (part == k))
+            self._gather_inside(k, begins[mine] - self._bounds[k], rows[mine], (tokens, doc_ids))
         for i in np.flatnonzero(~inside):
             self._gather_across(int(begins[i]), tokens[rows[i]], doc_ids[rows[i]])
 
@@ -59,6 +59,8 @@ class TokenStream:
         window = np.repeat(np.arange(len(rows)), counts)
         nth = np.arange(len(window)) - np.repeat(np.cumsum(counts) - counts, counts)
         doc_ids[rows[window], starts[low[window] + nth] - begins[window]] = 1
+        several = rows[counts > 0]
+        doc_ids[several] = np.cumsum(doc_ids[several], axis=1)
 
     def _gather_across(self, begin: int, tokens: I32, doc_ids: I32) -> None:
         done, k = 0, int(np.searchsorted(self._bounds, begin, side="right")) - 1
@@ -71,3 +73,4 @@ class TokenStream:
             doc_ids[starts[low:high] - local + done] = 1
             done, k = done + len(piece), k + 1
         doc_ids[0] = 0
+        np.cumsum(doc_ids, out=doc_ids)
