@@ -197,13 +197,14 @@ class AppendLog:
 
     Args:
         folder: made if it is not there.
+        first_index: of the first record, where there is no log yet.
         segment_bytes: a segment is closed when it has grown past this; a record is never split.
 
     Raises:
         CorruptError: acknowledged records of the last segment are damaged (earlier ones: when read).
     """
 
-    def __init__(self, store: Store, folder: Path, segment_bytes: int = 64 << 20):
+    def __init__(self, store: Store, folder: Path, segment_bytes: int = 64 << 20, first_index: int = 0):
         self.store, self.folder = store, folder
         self.tail: Tail | None = None
         self._segment_bytes = segment_bytes
@@ -212,8 +213,8 @@ class AppendLog:
         self._rollbacks = 0
         store.make_folder(folder)
         firsts = _segments(store, folder)
-        self._first = firsts[-1] if firsts else 0
-        self._end, self._index = self._recover() if firsts else (0, 0)
+        self._first = firsts[-1] if firsts else first_index
+        self._end, self._index = self._recover() if firsts else (0, first_index)
         self._named = bool(firsts)
         self._cut_needed = False
         self._durable_end, self._durable_index = self._end, self._index
