@@ -1,0 +1,1 @@
+"""Where a journal can be sent on: Prometheus, TensorBoard, a webhook."""
