@@ -145,29 +145,43 @@ def tokens_per_s(repeats: int) -> Result:
         position += BATCH
 
     tokens = BATCH * dataset.seq_len
-    peers = {}
-    if version := package_version("torch"):
-        name = f"torch DataLoader {version} (memmap, one __getitem__ a sample, shuffled, 0 workers)"
-        peers[name] = tokens / _median_s(_torch_reader(dataset), repeats, time.thread_time)
+    version = package_version("torch")
+    peers = {
+        f"torch DataLoader {version} ({what})": tokens
+        / _median_s(_torch_reader(dataset, document_ids), repeats, time.thread_time)
+        for what, document_ids in (
+            ("memmap, shuffled, 0 workers", False),
+            ("the same with document ids", True),
+        )
+    }
     value = tokens / _median_s(read, repeats, time.thread_time)
-    return Result("loader.tokens_per_s", value, "tokens/s per core", peers, f"batches of {BATCH}x1025")
+    note = f"batches of {BATCH}x1025; the peers read one source without a mixture, their order fills memory"
+    return Result("loader.tokens_per_s", value, "tokens/s per core", peers, note)
 
 
-def _torch_reader(dataset: Dataset) -> Callable[[], None]:
+def _torch_reader(dataset: Dataset, document_ids: bool) -> Callable[[], None]:
     """Reads the next batch of the first source's samples by the usual map-style dataset."""
-    import torch
+    from torch import from_numpy
     from torch.utils.data import DataLoader
     from torch.utils.data import Dataset as TorchDataset
 
     shard = open_shard(Path(dataset.summary()[0].files[0]))
     memory, length = shard.tokens[: shard.info.train_tokens], dataset.seq_len
+    starts = shard.starts[: shard.info.train_docs].view(np.int64)
 
     class Windows(TorchDataset[Any]):
         def __len__(self) -> int:
             return (len(memory) - 1) // length
 
         def __getitem__(self, index: int) -> Any:
-            return torch.from_numpy(memory[index * length : (index + 1) * length + 1].astype(np.int32))
+            begin = index * length
+            tokens = from_numpy(memory[begin : begin + length + 1].astype(np.int32))
+            if not document_ids:
+                return tokens
+            low, high = np.searchsorted(starts, (begin + 1, begin + length + 1))
+            ids = np.zeros(length + 1, np.int32)
+            ids[starts[low:high] - begin] = 1
+            return tokens, from_numpy(np.cumsum(ids, dtype=np.int32))
 
     loader = DataLoader(Windows(), batch_size=BATCH, shuffle=True, drop_last=True)
     batches = iter(loader)

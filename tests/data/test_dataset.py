@@ -194,6 +194,12 @@ def test_waiting_for_a_lock_is_bounded(tmp_path: Path, monkeypatch: pytest.Monke
         pass
 
 
+def test_lock_that_cannot_be_made(tmp_path: Path):
+    with pytest.raises(StorageError, match="lock file") as caught, exclusive(tmp_path / "missing" / "lock"):
+        pass
+    assert "data.cache" in (caught.value.hint or "")
+
+
 @pytest.mark.skipif(os.geteuid() == 0, reason="root writes everywhere")
 def test_read_only_cache(corpus: Path, tmp_path: Path):
     tmp_path.chmod(0o500)

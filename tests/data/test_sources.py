@@ -157,3 +157,19 @@ def test_stdlib_is_real_text_in_a_fixed_order():
     assert any(text.startswith('"""Random variable generators') for text in documents)
     assert any("The standard type hierarchy" in text[:200] for text in documents)
     assert documents == list(source.documents())
+
+
+def test_stdlib_leaves_out_what_is_of_one_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    (tmp_path / "json").mkdir()
+    (tmp_path / "site-packages").mkdir()
+    (tmp_path / "config-3.11-x86_64").mkdir()
+    for name in ("a.py", "json/b.py", "site-packages/c.py", "_sysconfigdata_x.py", "config-3.11-x86_64/d.py"):
+        (tmp_path / name).write_text(name)
+    (tmp_path / "dangling.py").symlink_to(tmp_path / "nowhere")
+    (tmp_path / "latin.py").write_bytes(b"# \xff\n")
+    monkeypatch.setattr("sysconfig.get_paths", lambda: {"stdlib": str(tmp_path)})
+    monkeypatch.setattr("isthmus.data.sources.find_spec", lambda name: None)
+    assert _read("stdlib") == ["a.py", "json/b.py"]
+    monkeypatch.setattr("sysconfig.get_paths", lambda: {"stdlib": str(tmp_path / "nowhere")})
+    with pytest.raises(NotFoundError, match="no source"):
+        _read("stdlib")

@@ -115,7 +115,7 @@ class Mixture:
 
     def __init__(self, phases: Sequence[tuple[int, Sequence[float]]]):
         _check_phases(phases)
-        self.phases = [(start, tuple(weights)) for start, weights in phases]
+        self.phases = [(start, tuple(map(float, weights))) for start, weights in phases]
         self.num_sources = len(phases[0][1])
         self._starts = np.array([start for start, _ in phases], np.int64)
         self._trees = [_build_tree(weights) for _, weights in phases]

@@ -243,7 +243,14 @@ def _batches(texts: Iterable[str]) -> Iterator[list[str]]:
 @contextmanager
 def exclusive(path: Path) -> Iterator[None]:
     """Holds a lock file; the kernel frees it when its process ends, however it ends."""
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+    try:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+    except OSError as e:
+        raise StorageError(
+            f"cannot make a lock file: {e.strerror}",
+            where=str(path),
+            hint="set data.cache to a folder that can be written",
+        ) from e
     deadline = time.monotonic() + LOCK_WAIT_S
     try:
         while True:

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
 
 import xxhash
 
@@ -17,6 +16,7 @@ from isthmus.data.formats import file_format, pick_text, read_documents
 from isthmus.errors import InputError, NotFoundError
 from isthmus.spec.run import SourceSpec
 
+_OF_THIS_MACHINE = ("_sysconfigdata", "sitecustomize", "usercustomize")
 _NOT_STDLIB = {"site-packages", "dist-packages", "ensurepip", "__pycache__"}
 
 
@@ -94,20 +94,22 @@ def _stdlib() -> Source:
             if text.strip():
                 yield text
         yield from _topics()
-        yield from _compiled_docs()
 
     size, lines = _facts(paths)
     return Source("stdlib", _key("stdlib", sys.version, *lines), size, documents)
 
 
 def _stdlib_files(root: str) -> Iterator[str]:
-    """Source and text files below `root` in a fixed order; its own tests are 60 % of them."""
-    topics = os.path.join(root, "pydoc_data", "topics.py")
+    """Source and text files below `root` in a fixed order; its own tests are 60 % of them.
+
+    Without what differs between two machines with the same Python: how it was built, what else is installed.
+    """
     for folder, names, files in os.walk(root):
-        names[:] = sorted(set(names) - _NOT_STDLIB)
+        names[:] = sorted(name for name in set(names) - _NOT_STDLIB if not name.startswith("config-"))
         for file in sorted(files):
             path = os.path.join(folder, file)
-            if file.endswith((".py", ".rst", ".txt")) and path != topics:
+            is_text = file.endswith((".py", ".rst", ".txt")) and not file.startswith(_OF_THIS_MACHINE)
+            if is_text and path != os.path.join(root, "pydoc_data", "topics.py") and os.path.isfile(path):
                 yield path
 
 
@@ -118,29 +120,6 @@ def _topics() -> Iterator[str]:
     topics: dict[str, str] = import_module("pydoc_data.topics").topics
     for name in sorted(topics):
         yield topics[name].strip()
-
-
-def _compiled_docs() -> Iterator[str]:
-    """Documentation strings of the modules compiled into the interpreter: their source is not here."""
-    for name in sorted(sys.builtin_module_names):
-        module = import_module(name)
-        entries = [f"{name}\n\n{module.__doc__}"] if module.__doc__ else []
-        for attribute in sorted(vars(module)):
-            entries += _docs(f"{name}.{attribute}", vars(module)[attribute])
-        if entries:
-            yield "\n\n".join(entries)
-
-
-def _docs(path: str, value: Any) -> list[str]:
-    if not callable(value) or getattr(value, "__module__", None) != path.partition(".")[0]:
-        return []
-    out = [f"{path}\n{value.__doc__}"] if isinstance(value.__doc__, str) else []
-    if isinstance(value, type):
-        for name, member in sorted(vars(value).items()):
-            text = getattr(member, "__doc__", None)
-            if not name.startswith("_") and isinstance(text, str):
-                out.append(f"{path}.{name}\n{text}")
-    return out
 
 
 def _hugging_face(spec: SourceSpec) -> Source:
