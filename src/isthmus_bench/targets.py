@@ -1,0 +1,48 @@
+"""What each figure has to reach. A figure without a target is printed for comparison only."""
+
+import operator
+from collections.abc import Callable
+from fnmatch import fnmatchcase
+from typing import NamedTuple
+
+
+class Target(NamedTuple):
+    sign: str
+    bound: float
+
+    def met(self, value: float) -> bool:
+        return _COMPARE[self.sign](value, self.bound)
+
+    def __str__(self) -> str:
+        return f"{self.sign} {self.bound:g}"
+
+
+_COMPARE: dict[str, Callable[[float, float], bool]] = {
+    ">=": operator.ge, "<=": operator.le, "==": operator.eq,
+}  # fmt: skip
+
+TARGETS = {
+    "outer.equivalent_compute.?sites.int?": Target(">=", 0.97),
+    "outer.loss_gap": Target("<=", 0.015),
+    "outer.bytes.int8": Target(">=", 3.9),
+    "outer.bytes.int4": Target(">=", 7.5),
+    "outer.slow_site_wait": Target("<=", 0.01),
+    "outer.server_restart.lost_tokens": Target("==", 0),
+    "outer.server_restart.site_exits": Target("==", 0),
+    "outer.server_restart.rate_during": Target(">=", 0.98),
+    "outer.link_cut.resent_chunks": Target("<=", 1),
+    "outer.oracle.sync": Target("<=", 1e-6),
+    "outer.oracle.torchft": Target("<=", 1e-5),
+    "sim.schedules": Target(">=", 1000),
+    "sim.mutants": Target(">=", 10),
+    "loader.identical": Target(">=", 1),
+    "loader.resume_ms": Target("<=", 50),
+    "loader.tokens_per_s": Target(">=", 2e7),
+    "transport.speed": Target(">=", 0.8),
+    "transport.cpu": Target("<=", 1.5),
+}
+"""By id; the pattern of the shell, `?` for one character."""
+
+
+def target_of(result_id: str) -> Target | None:
+    return next((target for pattern, target in TARGETS.items() if fnmatchcase(result_id, pattern)), None)
