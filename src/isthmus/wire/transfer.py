@@ -1,0 +1,323 @@
+"""Chunked transfers that survive their connections, as state without any input or output.
+
+The sender cuts a payload into chunks and keeps for each whether the receiver confirmed it. A chunk in flight
+on a connection that breaks goes back to the pile; on the next connection the receiver first tells what it
+has, and only the rest is sent. Chunks may arrive in any order, over any stream, and more than once.
+
+`Outbox` is the sending half, `Inbox` the receiving half. Neither locks: the caller does.
+"""
+
+import enum
+import math
+from collections import deque
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from isthmus.errors import InputError
+from isthmus.wire.frames import MAX_CHUNK, FrameError
+
+MIN_CHUNK = 1 << 20
+MAX_WINDOW = 64 << 20
+MAX_TRANSFERS = 4096
+MAX_FINISHED = 1 << 16
+
+
+def choose_chunk(rate_bps: float, rtt_s: float) -> int:
+    """Bytes per chunk: what the link holds in one round trip, as a power of two from 1 to 4 MiB."""
+    in_flight = max(1.0, rate_bps / 8 * rtt_s)
+    return min(MAX_CHUNK, max(MIN_CHUNK, 1 << math.ceil(math.log2(in_flight))))
+
+
+def choose_window(rate_bps: float, rtt_s: float, streams: int) -> int:
+    """Bytes a stream may have unconfirmed; one chunk always may be.
+
+    Four times the stream's share of what the link holds: where a chunk takes longer than the round trip that
+    is one chunk, so a cut costs one per stream; on long fat links, and for small payloads, it grows with the
+    rate that the last window reached.
+    """
+    return min(MAX_WINDOW, round(4 * rate_bps / 8 * rtt_s / streams))
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    transfer: int
+    index: int
+    offset: int
+    length: int
+    again: bool
+    """It was sent before, on a connection that broke or with a wrong checksum."""
+
+
+class Offer(NamedTuple):
+    """What the sender says of a transfer before its chunks. All transfers below number `floor` are
+    settled."""
+
+    transfer: int
+    key: str
+    size: int
+    chunk: int
+    floor: int
+
+
+@dataclass
+class _Sending:
+    key: str
+    size: int
+    chunk: int
+    todo: deque[int]
+    accepted: bool = False
+    in_flight: dict[int, int] = field(default_factory=dict)
+    """Chunk -> stream."""
+    confirmed: set[int] = field(default_factory=set)
+    sent: set[int] = field(default_factory=set)
+
+    @property
+    def num_chunks(self) -> int:
+        return -(-self.size // self.chunk)
+
+    def length(self, index: int) -> int:
+        return min(self.chunk, self.size - index * self.chunk)
+
+
+class Outbox:
+    """Transfers on their way out, first offered first served."""
+
+    def __init__(self) -> None:
+        self._transfers: dict[int, _Sending] = {}
+        self._next = 1
+        self._load: dict[int, int] = {}
+        self.resent_chunks = 0
+
+    def __len__(self) -> int:
+        return len(self._transfers)
+
+    def put(self, key: str, size: int, chunk: int) -> Offer:
+        """Takes up a payload of `size` bytes. Raises InputError when too many are under way."""
+        if len(self._transfers) >= MAX_TRANSFERS:
+            raise InputError(
+                f"{MAX_TRANSFERS} transfers are under way already",
+                where=key,
+                hint="wait for `on_sent` before putting more",
+            )
+        number, self._next = self._next, self._next + 1
+        sending = _Sending(key, size, chunk, deque())
+        sending.todo.extend(range(sending.num_chunks))
+        self._transfers[number] = sending
+        return self._offer(number)
+
+    def _offer(self, number: int) -> Offer:
+        sending = self._transfers[number]
+        return Offer(number, sending.key, sending.size, sending.chunk, min(self._transfers))
+
+    def offers(self) -> list[Offer]:
+        """Everything unfinished, to be said again on a new connection."""
+        return [self._offer(number) for number in self._transfers]
+
+    def find(self, key: str) -> int | None:
+        return next((number for number, sending in self._transfers.items() if sending.key == key), None)
+
+    def length(self, number: int, index: int) -> int:
+        """Bytes of a chunk that is in flight, 0 for any other."""
+        sending = self._transfers.get(number)
+        if sending is None or index not in sending.in_flight:
+            return 0
+        return sending.length(index)
+
+    def accepted(self, number: int, have: bytes) -> str | None:
+        """The receiver holds the chunks whose byte in `have` is 1. Returns the key if that completes it."""
+        sending = self._transfers.get(number)
+        if sending is None or len(have) != sending.num_chunks:
+            return None
+        sending.accepted = True
+        sending.confirmed.update(index for index, flag in enumerate(have) if flag)
+        sending.todo = deque(
+            i for i in range(sending.num_chunks) if i not in sending.confirmed and i not in sending.in_flight
+        )
+        return self._finish_if_complete(number, sending)
+
+    def next_chunk(self, stream: int, window: int) -> Chunk | None:
+        """The chunk that `stream` should send now; None when its window of bytes is full or nothing is
+        left."""
+        load = self._load.get(stream, 0)
+        for number, sending in self._transfers.items():
+            if not sending.accepted or not sending.todo:
+                continue
+            length = sending.length(sending.todo[0])
+            if load and load + length > window:
+                return None
+            index = sending.todo.popleft()
+            again = index in sending.sent
+            self.resent_chunks += again
+            sending.sent.add(index)
+            sending.in_flight[index] = stream
+            self._load[stream] = load + length
+            return Chunk(number, index, index * sending.chunk, length, again)
+        return None
+
+    def confirmed(self, number: int, index: int) -> str | None:
+        """The receiver has the chunk, checked. Returns the key if the transfer is complete with it."""
+        sending = self._transfers.get(number)
+        if sending is None or not 0 <= index < sending.num_chunks:
+            return None
+        self._land(sending, index)
+        sending.confirmed.add(index)
+        return self._finish_if_complete(number, sending)
+
+    def rejected(self, number: int, index: int) -> None:
+        """The chunk arrived damaged: it goes first in line again."""
+        sending = self._transfers.get(number)
+        if sending is None or index not in sending.in_flight:
+            return
+        self._land(sending, index)
+        sending.todo.appendleft(index)
+
+    def cancel(self, number: int) -> bool:
+        sending = self._transfers.pop(number, None)
+        if sending is None:
+            return False
+        for index in list(sending.in_flight):
+            self._land(sending, index)
+        return True
+
+    def link_down(self) -> None:
+        """All connections are gone: what was in flight goes back, and each transfer must be accepted anew."""
+        self._load.clear()
+        for sending in self._transfers.values():
+            sending.todo = deque(sorted([*sending.in_flight, *sending.todo]))
+            sending.in_flight.clear()
+            sending.confirmed.clear()
+            sending.accepted = False
+
+    def _land(self, sending: _Sending, index: int) -> None:
+        stream = sending.in_flight.pop(index, None)
+        if stream is not None:
+            self._load[stream] = max(0, self._load.get(stream, 0) - sending.length(index))
+
+    def _finish_if_complete(self, number: int, sending: _Sending) -> str | None:
+        if len(sending.confirmed) < sending.num_chunks:
+            return None
+        for index in list(sending.in_flight):
+            self._land(sending, index)
+        del self._transfers[number]
+        return sending.key
+
+
+class Verdict(enum.Enum):
+    NEW = "new"
+    RESUMED = "resumed"
+    FINISHED = "finished"
+
+
+class Arrival(enum.Enum):
+    IGNORED = "ignored"
+    CONFIRMED = "confirmed"
+    REJECTED = "rejected"
+    COMPLETE = "complete"
+
+
+@dataclass
+class _Receiving:
+    key: str
+    size: int
+    chunk: int
+    have: bytearray
+    arriving: set[int] = field(default_factory=set)
+    num_have: int = 0
+
+    def length(self, index: int) -> int:
+        return min(self.chunk, self.size - index * self.chunk)
+
+
+class Inbox:
+    """Transfers on their way in from one sender process."""
+
+    def __init__(self) -> None:
+        self._transfers: dict[int, _Receiving] = {}
+        self._finished: dict[int, int] = {}
+        """Number -> chunks, kept while the sender may still ask."""
+
+    def __len__(self) -> int:
+        return len(self._transfers)
+
+    def offered(self, offer: Offer) -> Verdict:
+        """NEW: the caller finds room, then calls `begin` (or does not). Raises FrameError on nonsense."""
+        if not MIN_CHUNK <= offer.chunk <= MAX_CHUNK:
+            raise FrameError(f"offer of '{offer.key}' in chunks of {offer.chunk} bytes")
+        for number in [number for number in self._finished if number < offer.floor]:
+            del self._finished[number]
+        if offer.transfer in self._finished:
+            return Verdict.FINISHED
+        known = self._transfers.get(offer.transfer)
+        if known is None:
+            if len(self._transfers) >= MAX_TRANSFERS:
+                raise FrameError(f"more than {MAX_TRANSFERS} transfers offered at once")
+            return Verdict.NEW
+        if (known.key, known.size, known.chunk) != (offer.key, offer.size, offer.chunk):
+            raise FrameError(f"transfer {offer.transfer} was '{known.key}' and is offered as '{offer.key}'")
+        return Verdict.RESUMED
+
+    def begin(self, offer: Offer) -> bool:
+        """Room is there. True if the transfer is complete at once, being empty."""
+        num_chunks = -(-offer.size // offer.chunk)
+        self._transfers[offer.transfer] = _Receiving(
+            offer.key, offer.size, offer.chunk, bytearray(num_chunks)
+        )
+        if num_chunks == 0:
+            self._finish(offer.transfer)
+        return num_chunks == 0
+
+    def have(self, number: int) -> bytes:
+        """One byte per chunk, 1 where it is here and checked."""
+        if number in self._finished:
+            return b"\x01" * self._finished[number]
+        return bytes(self._transfers[number].have)
+
+    def arriving(self, number: int, offset: int, length: int) -> int | None:
+        """Index of the chunk to be read into place, None if it must be read and thrown away (known already,
+        under way on another stream, or cancelled). Raises FrameError if it does not fit the transfer."""
+        receiving = self._transfers.get(number)
+        if receiving is None:
+            return None
+        index, rest = divmod(offset, receiving.chunk)
+        if rest or index >= len(receiving.have) or length != receiving.length(index):
+            raise FrameError(f"chunk of {length} bytes at {offset} is no part of '{receiving.key}'")
+        if receiving.have[index] or index in receiving.arriving:
+            return None
+        receiving.arriving.add(index)
+        return index
+
+    def holds(self, number: int, offset: int) -> int | None:
+        """Index of the chunk at `offset` if it is here already, so that it can be confirmed once more."""
+        receiving = self._transfers.get(number)
+        if receiving is None or not receiving.have[offset // receiving.chunk]:
+            return None
+        return offset // receiving.chunk
+
+    def arrived(self, number: int, index: int, intact: bool) -> Arrival:
+        """The chunk that `arriving` announced was read to its end."""
+        receiving = self._transfers.get(number)
+        if receiving is None or index not in receiving.arriving:
+            return Arrival.IGNORED
+        receiving.arriving.discard(index)
+        if not intact:
+            return Arrival.REJECTED
+        receiving.have[index] = 1
+        receiving.num_have += 1
+        if receiving.num_have < len(receiving.have):
+            return Arrival.CONFIRMED
+        self._finish(number)
+        return Arrival.COMPLETE
+
+    def cancel(self, number: int) -> str | None:
+        receiving = self._transfers.pop(number, None)
+        return receiving.key if receiving else None
+
+    def link_down(self) -> None:
+        for receiving in self._transfers.values():
+            receiving.arriving.clear()
+
+    def _finish(self, number: int) -> None:
+        receiving = self._transfers.pop(number)
+        self._finished[number] = len(receiving.have)
+        while len(self._finished) > MAX_FINISHED:
+            del self._finished[next(iter(self._finished))]
