@@ -1,12 +1,14 @@
 import itertools
+from typing import Any
 
+import numba
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from isthmus.errors import CorruptError, InputError
-from isthmus.wire import codecs, twin
+from isthmus.errors import CorruptError, InputError, StorageError
+from isthmus.wire import codecs, kernels, twin
 
 CODECS = ["fp32", "bf16", "int8", "int4"]
 BLOCKED = ["int8", "int4"]
@@ -178,3 +180,24 @@ def test_a_forged_scale_is_not_finite(scale: int):
     payload = codecs.encode("int8", vector(6, 300, 1), 128)
     payload[2:4] = np.array([scale], "<u2").view(np.uint8)
     assert not np.isfinite(codecs.sum_squares("int8", payload, 300, 128))
+
+
+def test_kernels_compile_where_nothing_can_be_cached(monkeypatch: pytest.MonkeyPatch):
+    real = numba.njit
+
+    def njit(*, cache: bool = False, **options: Any):
+        if cache:
+            raise RuntimeError("cannot cache function: no locator available")
+        return real(**options)
+
+    monkeypatch.setattr(numba, "njit", njit)
+    assert kernels.jit(lambda x: x + 1)(2) == 3
+
+
+def test_a_full_disk_below_the_cache_has_a_remedy(monkeypatch: pytest.MonkeyPatch):
+    def full(*arguments: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(kernels, "encode", full)
+    with pytest.raises(StorageError, match="NUMBA_CACHE_DIR"):
+        codecs.warm_up()

@@ -1,42 +1,20 @@
-"""An append-only log of checksummed records in segments: one writer, any number of readers, at the same time.
-
-A segment is named after its first record's index. A record is a header and its body:
-
-    magic 4 | lag u32 | length u64 | index u64 | xxh3_64(body) u64 | xxh3_64(header so far) u64 | body
-
-`lag` says how many of the records before this one were not known to be durable when it was written. So a
-damaged record is told apart from a torn tail: what a later record vouches for was acknowledged, damage to it
-is corruption.
-"""
+"""An append-only log of checksummed records in segments: one writer and any number of readers at once."""
 
 import contextlib
 import itertools
-import re
-import struct
 import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 import msgspec
-import xxhash
 
 from isthmus.errors import CorruptError, NotFoundError, StorageError
+from isthmus.journal.segment import HEADER_BYTES, Record, Scan, pack_header, segment_path, segments
 from isthmus.journal.store import Data, Store
 
-_MAGIC = b"\xa5iRL"
-_FIELDS = struct.Struct("<4sIQQQ")
-_CHECK = struct.Struct("<Q")
-HEADER_BYTES = _FIELDS.size + _CHECK.size
-_WINDOW_BYTES = 1 << 20
-_MAX_LAG = 2**32 - 1
 _RESTORE = (
     "restore the folder from a copy; or move this segment and the later ones away to go back to before it"
 )
-
-
-class Record(msgspec.Struct, frozen=True):
-    index: int
-    body: memoryview
 
 
 class Tail(msgspec.Struct, frozen=True):
@@ -46,92 +24,6 @@ class Tail(msgspec.Struct, frozen=True):
     offset: int
     dropped_bytes: int
     reason: str
-
-
-class _Header(msgspec.Struct, frozen=True):
-    lag: int
-    length: int
-    index: int
-    body_check: int
-
-
-def _pack_header(index: int, lag: int, buffers: tuple[Data, ...]) -> bytes:
-    digest = xxhash.xxh3_64()
-    length = 0
-    for buffer in buffers:
-        digest.update(buffer)
-        length += memoryview(buffer).nbytes
-    fields = _FIELDS.pack(_MAGIC, min(lag, _MAX_LAG), length, index, digest.intdigest())
-    return fields + _CHECK.pack(xxhash.xxh3_64_intdigest(fields))
-
-
-def _unpack_header(data: memoryview) -> _Header | None:
-    """None if these bytes are no header of ours."""
-    magic, lag, length, index, body_check = _FIELDS.unpack_from(data)
-    (check,) = _CHECK.unpack_from(data, _FIELDS.size)
-    if magic != _MAGIC or check != xxhash.xxh3_64_intdigest(data[: _FIELDS.size]):
-        return None
-    return _Header(lag, length, index, body_check)
-
-
-def _segments(store: Store, folder: Path) -> list[int]:
-    """First indices, sorted."""
-    return [int(name[:-4]) for name in store.list(folder) if name.endswith(".log") and name[:-4].isdigit()]
-
-
-def _segment_path(folder: Path, first: int) -> Path:
-    return folder / f"{first:020d}.log"
-
-
-class _Scan:
-    """Walks one segment's records from `offset`; `stopped` says why it ended, '' for the clean end."""
-
-    def __init__(self, store: Store, path: Path, offset: int, index: int):
-        self._store, self._path = store, path
-        self.offset, self.index = offset, index
-        self.stopped = ""
-        self._window = memoryview(b"")
-        self._window_at = offset
-
-    def _bytes(self, offset: int, size: int) -> memoryview:
-        start = offset - self._window_at
-        if start < 0 or start + size > self._window.nbytes:
-            self._window = self._store.read(self._path, offset, max(size, _WINDOW_BYTES))
-            self._window_at, start = offset, 0
-        return self._window[start : start + size]
-
-    def __iter__(self) -> Iterator[Record]:
-        self.stopped = ""
-        self._window = self._window[:0]
-        while True:
-            head = self._bytes(self.offset, HEADER_BYTES)
-            if head.nbytes < HEADER_BYTES:
-                self.stopped = "half a header" if head.nbytes else ""
-                return
-            header = _unpack_header(head)
-            if header is None or header.index != self.index:
-                self.stopped = "a damaged header"
-                return
-            body = self._bytes(self.offset + HEADER_BYTES, header.length)
-            if body.nbytes < header.length:
-                self.stopped = "half a record"
-                return
-            if xxhash.xxh3_64_intdigest(body) != header.body_check:
-                self.stopped = "a damaged record"
-                return
-            self.offset += HEADER_BYTES + header.length
-            self.index += 1
-            yield Record(header.index, body)
-
-    def acknowledged(self) -> bool:
-        """Whether a later header in this segment vouches for the record at which the scan stopped."""
-        rest = self._store.read(self._path, self.offset)
-        for match in re.finditer(re.escape(_MAGIC), rest):
-            candidate = rest[match.start() : match.start() + HEADER_BYTES]
-            header = _unpack_header(candidate) if candidate.nbytes == HEADER_BYTES else None
-            if header and header.index - header.lag > self.index:
-                return True
-        return False
 
 
 def _corrupt(path: Path, offset: int, what: str) -> CorruptError:
@@ -147,7 +39,7 @@ class LogReader:
     def __init__(self, store: Store, folder: Path, index: int = 0):
         self._store, self._folder = store, folder
         self._wanted = index
-        self._scan: _Scan | None = None
+        self._scan: Scan | None = None
         self._first = -1
 
     @property
@@ -167,7 +59,7 @@ class LogReader:
                 return
 
     def _enter(self) -> bool:
-        firsts = _segments(self._store, self._folder)
+        firsts = segments(self._store, self._folder)
         if not firsts:
             return False
         self._open(max([first for first in firsts if first <= self._wanted], default=firsts[0]))
@@ -175,19 +67,19 @@ class LogReader:
 
     def _open(self, first: int) -> None:
         self._first = first
-        self._scan = _Scan(self._store, _segment_path(self._folder, first), 0, first)
+        self._scan = Scan(self._store, segment_path(self._folder, first), 0, first)
 
-    def _next_segment(self, scan: _Scan) -> bool:
+    def _next_segment(self, scan: Scan) -> bool:
         """Move on if there is a later segment. Bytes may have come after the scan: look twice."""
-        later = [first for first in _segments(self._store, self._folder) if first > self._first]
-        path = _segment_path(self._folder, self._first)
+        later = [first for first in segments(self._store, self._folder) if first > self._first]
+        path = segment_path(self._folder, self._first)
         if later and later[0] == scan.index:
             self._open(later[0])
             return True
         suspect = bool(later) or (scan.stopped.startswith("a damaged") and scan.acknowledged())
         if not suspect:
             return False
-        if any(True for _ in _Scan(self._store, path, scan.offset, scan.index)):
+        if any(True for _ in Scan(self._store, path, scan.offset, scan.index)):
             return True
         raise _corrupt(path, scan.offset, scan.stopped or f"records {scan.index} to {later[0] - 1} missing")
 
@@ -212,7 +104,7 @@ class AppendLog:
         self._sync_lock = threading.Lock()
         self._rollbacks = 0
         store.make_folder(folder)
-        firsts = _segments(store, folder)
+        firsts = segments(store, folder)
         self._first = firsts[-1] if firsts else first_index
         self._end, self._index = self._recover() if firsts else (0, first_index)
         self._named = bool(firsts)
@@ -225,10 +117,10 @@ class AppendLog:
 
     @property
     def _path(self) -> Path:
-        return _segment_path(self.folder, self._first)
+        return segment_path(self.folder, self._first)
 
     def _recover(self) -> tuple[int, int]:
-        scan = _Scan(self.store, self._path, 0, self._first)
+        scan = Scan(self.store, self._path, 0, self._first)
         for _ in scan:
             pass
         if scan.stopped:
@@ -251,7 +143,7 @@ class AppendLog:
         with self._write_lock:
             self._cut()
             index, rollbacks = self._index, self._rollbacks
-            header = _pack_header(index, index - self._durable_index, buffers)
+            header = pack_header(index, index - self._durable_index, buffers)
             try:
                 self.store.append(self._path, header, *buffers)
             except StorageError:
@@ -330,10 +222,10 @@ class AppendLog:
 
     def truncate_before(self, index: int) -> None:
         """Delete the segments all of whose records are below `index`."""
-        firsts = _segments(self.store, self.folder)
+        firsts = segments(self.store, self.folder)
         for first, following in itertools.pairwise(firsts):
             if following <= index:
-                self.store.delete(_segment_path(self.folder, first))
+                self.store.delete(segment_path(self.folder, first))
         self.store.fsync(self.folder)
 
     def read(self, index: int = 0) -> Iterator[Record]:

@@ -19,7 +19,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from isthmus.errors import CorruptError, InputError
+from isthmus.errors import CorruptError, InputError, StorageError
 from isthmus.wire import kernels
 
 Floats = NDArray[np.float32]
@@ -195,7 +195,20 @@ def check_size(codec: str, payload: Octets, n: int, block: int) -> None:
 
 
 def warm_up() -> None:
-    """Compile all kernels (seconds), or load them from numba's cache, so that no transfer waits for it."""
+    """Compile all kernels (seconds), or load them from numba's cache, so that no transfer waits for it.
+
+    Raises StorageError if the disk that holds the cache is full.
+    """
+    try:
+        _call_every_kernel()
+    except OSError as error:
+        raise StorageError(
+            f"compiled kernels cannot be cached: {error}",
+            hint="free some space, or set NUMBA_CACHE_DIR to a folder on another disk",
+        ) from error
+
+
+def _call_every_kernel() -> None:
     values = np.zeros(3, np.float32)
     for codec in ("fp32", "int8"):
         payload = encode(codec, values, 2)
