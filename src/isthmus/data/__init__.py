@@ -1,0 +1,1 @@
+"""Text -> tokens -> shards -> batches, in an order that is arithmetic on (seed, index)."""
