@@ -26,14 +26,19 @@ def build_app(run: str | None = None) -> App:
         version=__version__,
         version_flags=["--version"],
         suppress_keyboard_interrupt=False,
-        default_parameter=Parameter(negative=""),
-        group_commands=Group("Options", sort_key=9),
+        default_parameter=Parameter(negative="", show_default=_default),
     )
+    app["--help"].group = app["--version"].group = Group("Options", sort_key=9)
     groups = {name: Group(name, sort_key=i) for i, name in enumerate((TRAIN, READ, SET_UP, MEASURE))}
     for verb in VERBS:
         summary = None if run in (verb.name, "*") else verb.summary
         app.command(f"isthmus.ui.cli.{verb.target}", name=verb.name, help=summary, group=groups[verb.group])
     return app
+
+
+def _default(value: object) -> str | None:
+    """How help shows a default: nothing for none, for a switch that is off and for a text that is empty."""
+    return None if value is None or value is False or value == "" else str(value)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
