@@ -1,0 +1,1 @@
+"""One per node: starts the processes of a run, watches them, restarts what died. No torch here."""

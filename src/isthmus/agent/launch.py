@@ -1,0 +1,273 @@
+"""Starts a run's processes on this machine, keeps them alive, and ends them in order.
+
+One parameter server, and for each site a relay where its link is to be emulated, a client, and its ranks:
+
+    server <- [relay] <- client <-shared memory-> rank 0 <-gloo/nccl-> rank 1 ...
+
+A dead server or client is started again; a dead rank restarts its site's ranks, which take up the published
+parameters. A site that cannot be kept alive is given up, the others train on.
+"""
+
+import os
+import signal
+import socket
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from isthmus.agent.children import Child, wait_all
+from isthmus.errors import IsthmusError, UnreachableError
+from isthmus.journal import events
+from isthmus.journal.writer import Journal
+from isthmus.planner.plan import Plan, SitePlan
+from isthmus.rundir import RunDir
+from isthmus.spec.fleet import FleetSpec, LinkSpec
+
+RANK_RESTARTS = 3
+SERVICE_RESTARTS = 20
+RESTART_PAUSE_S = 0.5
+LEAVE_TIMEOUT_S = 60.0
+_USER_ERRORS = range(2, 7)
+"""Exit codes that a restart would only repeat (see errors.py)."""
+
+
+@dataclass
+class LocalSite:
+    """The processes of one site on this machine."""
+
+    plan: SitePlan
+    relay: Child | None
+    client: Child
+    ranks: list[Child]
+    state: str = "running"
+    """'running', 'done' or 'failed'."""
+    restarts: int = 0
+
+    @property
+    def children(self) -> list[Child]:
+        return [child for child in (self.relay, self.client, *self.ranks) if child]
+
+
+@dataclass
+class Launch:
+    """A run's processes. `start`, then `poll` until it returns False, then `finish`."""
+
+    run: RunDir
+    plan: Plan
+    fleet: FleetSpec
+    only_site: str | None = None
+    """Start this site alone, against a server elsewhere."""
+    server_address: str | None = None
+    certs: Path = Path()
+    server: Child | None = None
+    sites: list[LocalSite] = field(default_factory=list)
+    stopping: bool = False
+
+    def __post_init__(self) -> None:
+        self.certs = self.certs if self.server_address else self.run.certs
+        self.journal = Journal(self.run.path, "launcher")
+        self._folder = Path(tempfile.mkdtemp(prefix="isthmus-"))
+
+    def start(self) -> None:
+        if self.server_address is None:
+            self._start_server()
+        chosen = [site for site in self.plan.sites if self.only_site in (None, site.name)]
+        cpus = split_cpus(sorted(os.sched_getaffinity(0)), [site.num_ranks for site in chosen])
+        for site, site_cpus in zip(chosen, cpus, strict=True):
+            self._start_site(site, site_cpus)
+
+    def poll(self) -> bool:
+        """Looks after every process once. False when all sites have ended."""
+        if self.server and not self.server.alive:
+            self._revive(self.server, "server_died")
+        for site in self.sites:
+            if site.state == "running":
+                self._look_after(site)
+        return any(site.state == "running" for site in self.sites)
+
+    def stop(self) -> None:
+        """Asks every rank to push what it has and leave (first Ctrl-C)."""
+        self.stopping = True
+        for site in self.sites:
+            for rank in site.ranks:
+                rank.signal(signal.SIGTERM)
+
+    def finish(self) -> bool:
+        """Ends clients, relays and the server in this order. True if every site did its part."""
+        clients = [site.client for site in self.sites]
+        late = wait_all(clients, LEAVE_TIMEOUT_S)
+        for child in late:
+            child.kill()
+        if self.server:
+            self.server.signal(signal.SIGTERM)
+            late = wait_all([self.server], LEAVE_TIMEOUT_S)
+        self.kill()
+        return all(site.state == "done" for site in self.sites)
+
+    def kill(self) -> None:
+        """Ends everything at once (second Ctrl-C)."""
+        for site in self.sites:
+            for child in site.children:
+                child.kill()
+        if self.server:
+            self.server.kill()
+        self.journal.close()
+
+    def _start_server(self) -> None:
+        if self.run.server_address.exists():
+            self.run.server_address.replace(self.run.last_address)
+        self.server = self._python("server", "isthmus.outer.server", ["--run-dir", str(self.run.path)])
+        self.server.start()
+        self.server_address = wait_for_address(self.run, self.server)
+
+    def _start_site(self, site: SitePlan, cpus: list[frozenset[int]]) -> None:
+        assert self.server_address
+        address, relay = self.server_address, None
+        link = self.fleet.sites[site.name].link
+        if link.shape:
+            relay, address = self._start_relay(site.name, address)
+        line = self._folder / f"{site.name}.sock"
+        client = self._python(
+            f"client-{site.name}",
+            "isthmus.outer.client",
+            client_arguments(self.run, site, address, self.certs, line),
+        )
+        ranks = [
+            self._python(
+                f"rank-{site.name}-{rank}",
+                "isthmus.train",
+                ["--run-dir", str(self.run.path), "--site", site.name, "--line", str(line)],
+                affinity=cpus[rank],
+            )
+            for rank in range(site.num_ranks)
+        ]
+        client.start()
+        start_ranks(ranks)
+        self.sites.append(LocalSite(site, relay, client, ranks))
+
+    def _start_relay(self, site: str, address: str) -> tuple[Child, str]:
+        link = self.fleet.sites[site].link
+        port = free_port()
+        relay = self._python(
+            f"relay-{site}",
+            "isthmus.wire.shaper",
+            ["--listen", f"127.0.0.1:{port}", "--target", address, *shape_arguments(link)],
+        )
+        relay.leashed = True
+        relay.start()
+        return relay, f"127.0.0.1:{port}"
+
+    def _look_after(self, site: LocalSite) -> None:
+        for child in (site.client, site.relay):
+            if child and not child.alive and any(rank.alive for rank in site.ranks):
+                self._revive(child, "client_died" if child is site.client else "relay_died")
+        codes = [rank.exit_code for rank in site.ranks]
+        if all(code == 0 for code in codes):
+            site.state = "done"
+        elif any(code not in (None, 0) for code in codes):
+            self._rank_died(site)
+
+    def _rank_died(self, site: LocalSite) -> None:
+        dead = next(rank for rank in site.ranks if rank.exit_code not in (None, 0))
+        words = dead.last_words(1)
+        self._fault(dead.name, "rank_died", f"exit code {dead.exit_code}: {words}")
+        for rank in site.ranks:
+            rank.kill()
+        hopeless = dead.exit_code in _USER_ERRORS or site.restarts >= RANK_RESTARTS or self.stopping
+        if hopeless:
+            site.state = "failed"
+            site.client.signal(signal.SIGTERM)
+            return
+        site.restarts += 1
+        time.sleep(RESTART_PAUSE_S)
+        start_ranks(site.ranks)
+        self.journal.emit(events.Recovered(subject=dead.name, kind="rank_died", after_s=RESTART_PAUSE_S))
+
+    def _revive(self, child: Child, kind: str) -> None:
+        self._fault(child.name, kind, f"exit code {child.exit_code}: {child.last_words(1)}")
+        code = child.exit_code
+        time.sleep(RESTART_PAUSE_S)
+        if code in _USER_ERRORS or not child.restart():
+            raise IsthmusError(
+                f"{child.name} cannot be kept alive (exit code {code})\n{child.last_words()}",
+                where=str(child.log),
+                hint="the end of its log is above; mend the cause and run the same command again, it resumes",
+            )
+        self.journal.emit(events.Recovered(subject=child.name, kind=kind, after_s=RESTART_PAUSE_S))
+
+    def _fault(self, subject: str, kind: str, detail: str) -> None:
+        self.journal.emit(events.Fault(subject=subject, kind=kind, detail=detail))
+
+    def _python(
+        self, name: str, module: str, arguments: list[str], affinity: frozenset[int] = frozenset()
+    ) -> Child:
+        return Child(
+            name=name,
+            argv=[sys.executable, "-m", module, *arguments],
+            log=self.run.logs / f"{name}.log",
+            env={"OMP_NUM_THREADS": str(max(1, len(affinity)))},
+            affinity=affinity,
+            max_restarts=SERVICE_RESTARTS,
+        )
+
+
+def start_ranks(ranks: list[Child]) -> None:
+    """Starts a site's ranks as torchrun would, with a rendezvous port of their own."""
+    port = free_port()
+    for index, rank in enumerate(ranks):
+        rank.env = {
+            **rank.env,
+            "RANK": str(index),
+            "LOCAL_RANK": str(index),
+            "WORLD_SIZE": str(len(ranks)),
+            "MASTER_ADDR": "127.0.0.1",
+            "MASTER_PORT": str(port),
+        }
+        rank.start()
+
+
+def split_cpus(cpus: list[int], ranks_per_site: list[int]) -> list[list[frozenset[int]]]:
+    """Which CPUs each rank of each site runs on: disjoint and equal in number where there are enough, else
+    all.
+    """
+    total = sum(ranks_per_site)
+    each = len(cpus) // total if total else 0
+    free = iter(cpus)
+    share: Callable[[], frozenset[int]] = lambda: (  # noqa: E731
+        frozenset(next(free) for _ in range(each)) if each else frozenset(cpus)
+    )
+    return [[share() for _ in range(count)] for count in ranks_per_site]
+
+
+def free_port() -> int:
+    """A TCP port on loopback that nobody listens on now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def wait_for_address(run: RunDir, server: Child, timeout_s: float = 60.0) -> str:
+    """The address the server wrote once it listened. Raises UnreachableError with its last words."""
+    deadline = time.monotonic() + timeout_s
+    while time.monotonic() < deadline and server.alive:
+        if run.server_address.exists():
+            return run.server_address.read_text().strip()
+        time.sleep(0.02)
+    raise UnreachableError(
+        f"the parameter server did not start\n{server.last_words()}",
+        where=str(server.log),
+        hint="the end of its log is above",
+    )
+
+
+def client_arguments(run: RunDir, site: SitePlan, server: str, certs: Path, line: Path) -> list[str]:
+    """Command line of `isthmus.outer.client`."""
+    places = ["--run-dir", str(run.path), "--site", site.name, "--certs", str(certs), "--line", str(line)]
+    return [*places, "--server", server, "--streams", str(site.streams)]
+
+
+def shape_arguments(link: LinkSpec) -> list[str]:
+    return ["--rate", f"{float(link.bandwidth)} bps", "--delay", f"{float(link.delay) / 2} s"]

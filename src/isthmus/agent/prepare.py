@@ -1,0 +1,52 @@
+"""What a run needs before its processes start: its folder with specs, plan and certificates."""
+
+import datetime
+
+import msgspec
+
+from isthmus.errors import InputError
+from isthmus.journal.store import DiskStore
+from isthmus.planner.plan import Plan
+from isthmus.rundir import RunDir
+from isthmus.spec.fleet import FleetSpec
+from isthmus.spec.load import load_run, to_yaml
+from isthmus.spec.run import RunSpec
+from isthmus.wire import certs
+
+
+def write_run(run: RunDir, spec: RunSpec, fleet: FleetSpec, plan: Plan, own_certs: bool = True) -> bool:
+    """Writes specs, plan and (for loopback) certificates. True if the folder holds an unfinished run to
+    resume.
+
+    The fleet, the budget and the schedule may differ from the run's earlier ones; model and data may not.
+    Raises InputError for another model or data, and for a run that has finished.
+    """
+    resumed = run.run_yaml.exists()
+    if resumed:
+        _check_same(run, load_run(run.run_yaml), spec)
+    store = DiskStore()
+    store.make_folder(run.path)
+    store.write_atomic(run.run_yaml, to_yaml(spec).encode())
+    store.write_atomic(run.fleet_yaml, to_yaml(fleet).encode())
+    store.write_atomic(run.plan, msgspec.json.format(msgspec.json.encode(plan)))
+    if own_certs:
+        certs.init(
+            run.certs, list(fleet.sites), ["127.0.0.1", "localhost"], datetime.datetime.now(datetime.UTC)
+        )
+    return resumed
+
+
+def _check_same(run: RunDir, old: RunSpec, new: RunSpec) -> None:
+    if run.final.exists():
+        raise InputError(
+            "this run has finished",
+            where=str(run.path),
+            hint="choose another folder with --run-dir, or remove it",
+        )
+    for part in ("model", "data"):
+        if getattr(old, part) != getattr(new, part):
+            raise InputError(
+                f"the run in this folder has another {part}",
+                where=str(run.run_yaml),
+                hint=f"use the same `{part}` to resume it, or another folder with --run-dir",
+            )

@@ -1,0 +1,220 @@
+"""Between a site's rank 0 and its client process: three shared vectors and a Unix socket.
+
+The vectors hold the whole model in the layout's flat order, fp32:
+
+- `reference` R: where local progress is measured from. The client owns it.
+- `snapshot`  S: the local parameters at a push. The rank writes it, then sends `Pushed`.
+- `base`: what R becomes when a version is taken up. The client writes it, then sends `BaseReady`; from then
+on it
+  belongs to the rank until the client hears `Taken` or a later `Pushed`.
+
+A `BaseReady` that was sent before the client saw the rank's latest push is stale: `pushes_seen` tells, the
+rank ignores it, and the client sends another.
+"""
+
+import mmap
+import os
+import select
+import socket
+import struct
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import msgspec
+import numpy as np
+
+from isthmus.errors import UnreachableError
+from isthmus.outer.layout import Layout
+
+_LENGTH = struct.Struct("<I")
+_MAX_MESSAGE = 64 << 20
+
+Range = tuple[int, int]
+
+
+class Attach(msgspec.Struct, frozen=True, tag=True):
+    """Rank to client, first: which tensors there are. Sent again by a restarted rank."""
+
+    layout: Layout
+    model_hash: str
+    data_hash: str
+    batch_size: int
+
+
+class Attached(msgspec.Struct, frozen=True, tag=True):
+    """Client to rank: the shared vectors are in this file."""
+
+    path: str
+
+
+class SnapshotReady(msgspec.Struct, frozen=True, tag=True):
+    """Rank to client: `snapshot` holds the initial parameters, for a server that has none yet."""
+
+
+class Started(msgspec.Struct, frozen=True, tag=True):
+    """Client to rank: admitted by the server. `delay` < 0: take versions up as they come."""
+
+    strict: bool
+    inner_steps: int
+    delay: int
+
+
+class Granted(msgspec.Struct, frozen=True, tag=True):
+    ranges: tuple[Range, ...]
+
+
+class Pace(msgspec.Struct, frozen=True, tag=True):
+    """This site's inner steps per window from now on."""
+
+    inner_steps: int
+
+
+class MayPush(msgspec.Struct, frozen=True, tag=True):
+    """The contribution in flight found its fate; another may follow."""
+
+
+class BaseReady(msgspec.Struct, frozen=True, tag=True):
+    version: int
+    pushes_seen: int
+    reset: bool
+    """Drop local progress and all work in hand; what remains leased is granted again."""
+    moments: bool
+    """Drop the optimizer's moments too (first parameters, or a quarantined push)."""
+
+
+class Stop(msgspec.Struct, frozen=True, tag=True):
+    reason: str
+
+
+class Refused(msgspec.Struct, frozen=True, tag=True):
+    """The server will not have this site; nothing to wait for."""
+
+    reason: str
+    hint: str
+
+
+class Pushed(msgspec.Struct, frozen=True, tag=True):
+    """Rank to client: `snapshot` is written; the steps since the last push used these ranges."""
+
+    ranges: tuple[Range, ...]
+    tokens: int
+    group_tokens: list[int]
+    steps: int
+    step_s: float
+    """Mean seconds of one inner step, waiting not counted."""
+
+
+class Taken(msgspec.Struct, frozen=True, tag=True):
+    version: int
+    delay_steps: int
+
+
+class Rate(msgspec.Struct, frozen=True, tag=True):
+    """Rank to client, now and then: seconds per step, so that leases can be sized before the first push."""
+
+    step_s: float
+
+
+class Leaving(msgspec.Struct, frozen=True, tag=True):
+    """Rank to client: no more steps. Sent after the last push."""
+
+    reason: str
+
+
+LocalMessage = (
+    Attach | Attached | SnapshotReady | Started | Granted | Pace | MayPush | BaseReady | Stop | Refused
+    | Pushed | Taken | Rate | Leaving
+)  # fmt: skip
+
+
+class Vectors:
+    """The three shared vectors, mapped from one file.
+
+    Args:
+        path: file to map; made and removed by `Vectors.make`'s owner.
+        size: fp32 values in each vector.
+    """
+
+    def __init__(self, path: Path, size: int):
+        self.path = path
+        with open(path, "r+b") as file:
+            self._map = mmap.mmap(file.fileno(), 3 * 4 * size)
+        whole = np.frombuffer(self._map, np.float32).reshape(3, size)
+        self.reference, self.snapshot, self.base = whole[0], whole[1], whole[2]
+
+    @classmethod
+    def make(cls, size: int) -> "Vectors":
+        shm = Path("/dev/shm")
+        folder = shm if shm.is_dir() and os.access(shm, os.W_OK) else None
+        descriptor, name = tempfile.mkstemp(prefix="isthmus-", dir=folder)
+        os.truncate(descriptor, 3 * 4 * size)
+        os.close(descriptor)
+        return cls(Path(name), size)
+
+    def remove(self) -> None:
+        self.path.unlink(missing_ok=True)
+
+
+class Line:
+    """Messages over a connected stream socket: `<u32 length><msgpack>`. One sender, one receiver thread."""
+
+    def __init__(self, connection: socket.socket):
+        self._socket = connection
+        self._pending = bytearray()
+        self._encoder = msgspec.msgpack.Encoder()
+        self._decoder = msgspec.msgpack.Decoder(LocalMessage)
+
+    @classmethod
+    def dial(cls, path: str, timeout_s: float) -> "Line":
+        """Raises UnreachableError if the client does not answer within `timeout_s`."""
+        connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        connection.settimeout(timeout_s)
+        try:
+            connection.connect(path)
+        except OSError as error:
+            raise UnreachableError(
+                f"the site's client does not answer ({error})",
+                where=path,
+                hint="is `python -m isthmus.outer.client` running? its log tells why it ended",
+            ) from error
+        connection.settimeout(None)
+        return cls(connection)
+
+    def send(self, message: LocalMessage) -> None:
+        """Raises UnreachableError if the other end is gone."""
+        body = self._encoder.encode(message)
+        try:
+            self._socket.sendall(_LENGTH.pack(len(body)) + body)
+        except OSError as error:
+            raise UnreachableError(
+                "the site's client is gone", hint="see its log in the run's folder"
+            ) from error
+
+    def receive(self, timeout_s: float | None) -> list[LocalMessage]:
+        """Messages that are there after waiting at most `timeout_s` for the first (0: just look; None: for
+        ever).
+
+        Raises UnreachableError when the other end has closed.
+        """
+        ready, _, _ = select.select([self._socket], [], [], timeout_s)
+        if ready:
+            data = self._socket.recv(1 << 20)
+            if not data:
+                raise UnreachableError("the other end of the local line closed it")
+            self._pending += data
+        return list(self._complete())
+
+    def _complete(self) -> Iterator[LocalMessage]:
+        while len(self._pending) >= _LENGTH.size:
+            (length,) = _LENGTH.unpack_from(self._pending)
+            if length > _MAX_MESSAGE:
+                raise UnreachableError(f"a local message of {length} bytes is not ours")
+            if len(self._pending) < _LENGTH.size + length:
+                return
+            body = bytes(self._pending[_LENGTH.size : _LENGTH.size + length])
+            del self._pending[: _LENGTH.size + length]
+            yield self._decoder.decode(body)
+
+    def close(self) -> None:
+        self._socket.close()

@@ -1,0 +1,512 @@
+"""A site's client: `python -m isthmus.outer.client --site NAME --server HOST:PORT ...`. NumPy only.
+
+It stands between the ranks (shared vectors, a Unix socket: `bridge`) and the parameter server (`wire`), off
+the ranks' interpreter lock and alive when one of them dies. One thread runs the member machine; the others
+feed its queue.
+"""
+
+import argparse
+import os
+import queue
+import signal
+import socket
+import sys
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+
+from isthmus import __version__
+from isthmus.clock import Clock, RealClock
+from isthmus.errors import IsthmusError, UnreachableError
+from isthmus.journal import events as journal
+from isthmus.journal.store import DiskStore
+from isthmus.journal.writer import Journal
+from isthmus.outer import bridge, member, messages
+from isthmus.outer.member import state as machine
+from isthmus.outer.replica import Replica
+from isthmus.outer.seeding import seed_key
+from isthmus.rundir import RunDir
+from isthmus.wire.tls import ClientTls
+from isthmus.wire.transport import Peer, Session
+
+TICK_S = 0.05
+QUEUE_SIZE = 10_000
+LINK_SAMPLE_S = 2.0
+
+
+class Memory(msgspec.Struct, frozen=True):
+    """What a client must not forget over a restart: its number, and the vote it cast."""
+
+    incarnation: int = 0
+    voted_epoch: int = 0
+    voted_for: str = ""
+
+
+@dataclass(frozen=True)
+class Blob:
+    """A fragment of a version is here."""
+
+    key: str
+    payload: np.ndarray
+
+
+@dataclass(frozen=True)
+class Sent:
+    """The server has a fragment of ours."""
+
+    key: str
+
+
+@dataclass(frozen=True)
+class Heard:
+    """A message from the ranks; None: they hung up."""
+
+    message: bridge.LocalMessage | None
+
+
+class Handler:
+    """The transport's callbacks for one server: they only fill buffers and feed the queue."""
+
+    def __init__(self, client: "Client", server: str):
+        self._client, self._server = client, server
+
+    def on_up(self, peer: Peer) -> None:
+        self._client.peers[self._server] = peer
+        self._client.put(machine.LinkUp(self._server))
+
+    def on_down(self, peer: Peer, reason: str) -> None:
+        self._client.put(machine.LinkDown(self._server))
+        self._client.note_link(self._server, reason)
+
+    def on_message(self, peer: Peer, message: bytes) -> None:
+        said = messages.decode(message, where=self._server)
+        self._client.put(machine.Received(self._server, said))
+
+    def allocate(self, peer: Peer, key: str, size: int) -> np.ndarray | None:
+        return np.empty(size, np.uint8) if key.startswith(("delta/", "full/")) else None
+
+    def on_blob(self, peer: Peer, key: str, buffer: np.ndarray) -> None:
+        self._client.put(Blob(key, buffer))
+
+    def on_sent(self, peer: Peer, key: str) -> None:
+        self._client.put(Sent(key))
+
+
+class Client:
+    """The executor of the member machine for one site."""
+
+    def __init__(self, site: str, folder: Path, log: Journal, clock: Clock | None = None):
+        self._site, self._folder, self._journal = site, folder, log
+        self._clock = clock or RealClock()
+        self._queue: queue.Queue[Any] = queue.Queue(QUEUE_SIZE)
+        self._store = DiskStore()
+        self._memory = self._remember()
+        self._state: machine.MemberState | None = None
+        self._line: bridge.Line | None = None
+        self._vectors: bridge.Vectors | None = None
+        self._replica: Replica | None = None
+        self._attach: bridge.Attach | None = None
+        self._early: list[machine.AnyEvent] = []
+        self._blobs: dict[str, np.ndarray] = {}
+        self._announced: dict[tuple[int, int], tuple[messages.VersionReady, float]] = {}
+        self._upload: tuple[int, float, set[str]] = (0, 0.0, set())
+        self._fresh_bytes = 0
+        self._refreshed = False
+        self._sampled_s = 0.0
+        self._over = ""
+        self.peers: dict[str, Peer] = {}
+
+    def put(self, event: Any) -> None:
+        self._queue.put(event, timeout=60)
+
+    def note_link(self, server: str, reason: str) -> None:
+        self._journal.emit(
+            journal.Fault(subject=f"link/{self._site}", kind="link_down", detail=f"{server}: {reason}")
+        )
+
+    def stop(self, reason: str) -> None:
+        self.put(machine.StopAsked(reason))
+
+    def run(self) -> str:
+        """Works until the site has left. Returns why."""
+        while not self._over:
+            try:
+                event = self._queue.get(timeout=TICK_S)
+            except queue.Empty:
+                event = machine.Tick(self._clock.now_s())
+            self._take(event)
+            self._drive()
+            self._sample_links()
+        return self._over
+
+    def _take(self, event: Any) -> None:
+        match event:
+            case Blob(key=key, payload=payload):
+                self._blobs[key] = payload
+                self._check_versions()
+            case Sent(key=key):
+                self._sent(key)
+            case Heard(message=message):
+                self._hear(message)
+            case machine.Received(server=server, message=messages.SeedWanted()):
+                self._seed(server)
+            case _:
+                if isinstance(event, machine.Received) and isinstance(event.message, messages.VersionReady):
+                    ready = event.message
+                    self._announced[ready.version, ready.base] = (ready, self._clock.now_s())
+                self._feed(event)
+                self._check_versions()
+
+    def _feed(self, event: machine.AnyEvent) -> None:
+        if self._state is None:
+            if not isinstance(event, machine.Tick):
+                self._early.append(event)
+            if isinstance(event, machine.StopAsked):
+                self._over = event.reason
+            return
+        self._state = member.apply(self._state, event)
+
+    def _drive(self) -> None:
+        if self._state is None:
+            return
+        self._feed(machine.Tick(self._clock.now_s()))
+        while actions := member.plan(self._state):
+            self._feed(machine.Issued(tuple(actions)))
+            for action in actions:
+                _EXECUTE[type(action)](self, action)
+
+    # ---- the ranks
+
+    def attend(self, line: bridge.Line) -> None:
+        """A rank 0 has connected: its messages go to the queue until it hangs up. Runs in a thread of its
+        own.
+        """
+        self.put(Heard(None))
+        self._line = line
+        while True:
+            try:
+                for message in line.receive(None):
+                    self.put(Heard(message))
+            except UnreachableError:
+                if self._line is line:
+                    self.put(Heard(None))
+                return
+
+    def _hear(self, message: bridge.LocalMessage | None) -> None:
+        match message:
+            case None:
+                self._ranks_gone()
+            case bridge.Attach():
+                self._attached(message)
+            case bridge.SnapshotReady():
+                self._ready()
+            case bridge.Pushed(ranges=ranges, tokens=tokens, group_tokens=groups, steps=steps, step_s=step_s):
+                self._feed(machine.Pushed(ranges, tokens, tuple(groups), steps, step_s))
+            case bridge.Taken(version=version, delay_steps=delay):
+                self._taken(version, delay)
+            case bridge.Rate(step_s=step_s):
+                self._feed(machine.Rate(step_s))
+            case bridge.Leaving(reason=reason):
+                self._feed(machine.Leaving(reason))
+
+    def _ranks_gone(self) -> None:
+        if self._state is not None and self._state.attached:
+            self._feed(machine.RanksGone())
+
+    def _attached(self, attach: bridge.Attach) -> None:
+        if self._attach is None:
+            self._attach = attach
+            self._vectors = bridge.Vectors.make(attach.layout.size)
+        elif attach.layout.hash != self._attach.layout.hash:
+            self._tell(bridge.Refused("the restarted ranks build another model", "restart the site's client"))
+            return
+        assert self._vectors
+        self._tell(bridge.Attached(str(self._vectors.path)))
+
+    def _ready(self) -> None:
+        """The ranks' initial weights are in the snapshot: now this site can say what it is."""
+        assert self._attach
+        if self._state is None:
+            attach = self._attach
+            self._state = machine.MemberState(
+                site=self._site,
+                incarnation=self._memory.incarnation,
+                voted_epoch=self._memory.voted_epoch,
+                voted_for=self._memory.voted_for,
+                identity=messages.Identity(
+                    model_hash=attach.model_hash,
+                    data_hash=attach.data_hash,
+                    code_version=__version__,
+                    layout_hash=attach.layout.hash,
+                ),
+            )
+            early, self._early = self._early, []
+            for event in early:
+                self._feed(event)
+        self._feed(machine.RanksAttached())
+
+    def _taken(self, version: int, delay_steps: int) -> None:
+        assert self._replica
+        assert self._state
+        self._replica.taken()
+        self._feed(machine.Taken(version))
+        self._journal.emit(
+            journal.VersionApplied(
+                site=self._site,
+                version=version,
+                hash=self._state.hash,
+                delay_steps=delay_steps,
+                bytes_down=self._fresh_bytes,
+                refresh=self._refreshed,
+            )
+        )
+        self._fresh_bytes, self._refreshed = 0, False
+
+    def _tell(self, message: bridge.LocalMessage) -> None:
+        if self._line is None:
+            return
+        try:
+            self._line.send(message)
+        except UnreachableError:
+            self._line = None
+
+    # ---- the wire
+
+    def _seed(self, server: str) -> None:
+        """The server has no weights yet: send those in the snapshot vector, in full."""
+        assert self._attach
+        assert self._vectors
+        peer = self.peers[server]
+        for index, view in enumerate(self._attach.layout.views(self._vectors.snapshot)):
+            peer.put(seed_key(index), view.view(np.uint8).data)
+        peer.send(messages.encode(messages.Seed(layout=msgspec.msgpack.encode(self._attach.layout))))
+
+    def _check_versions(self) -> None:
+        """Tells the machine of announced versions whose fragments are all here."""
+        assert self._attach or not self._announced
+        for (version, base), (ready, started_s) in list(self._announced.items()):
+            keys = self._version_keys(ready)
+            if all(key in self._blobs for key in keys):
+                del self._announced[version, base]
+                self._feed(machine.VersionArrived(version, base, self._clock.now_s() - started_s))
+
+    def _version_keys(self, ready: messages.VersionReady) -> list[str]:
+        assert self._attach
+        return [messages.version_key(ready, index) for index in range(self._attach.layout.num_fragments)]
+
+    def _sent(self, key: str) -> None:
+        seq, started_s, waiting = self._upload
+        waiting.discard(key)
+        if seq and not waiting:
+            self._upload = (0, 0.0, set())
+            self._feed(machine.Uploaded(seq, self._clock.now_s() - started_s))
+
+    def _sample_links(self) -> None:
+        if self._clock.now_s() - self._sampled_s < LINK_SAMPLE_S:
+            return
+        self._sampled_s = self._clock.now_s()
+        for peer in self.peers.values():
+            stats = peer.stats()
+            self._journal.emit(
+                journal.LinkSample(
+                    site=self._site,
+                    bytes_up=stats.bytes_up,
+                    bytes_down=stats.bytes_down,
+                    rtt_s=stats.rtt_s,
+                    up_bps=stats.up_bps,
+                    down_bps=stats.down_bps,
+                    resent_chunks=stats.resent_chunks,
+                    connected=peer.up,
+                )
+            )
+
+    # ---- actions
+
+    def _do_send(self, action: machine.Send) -> None:
+        self.peers[action.server].send(messages.encode(action.message))
+
+    def _do_encode(self, action: machine.Encode) -> None:
+        assert self._replica
+        assert self._state
+        norm, fragments = self._replica.encode(self._site, self._state.incarnation, action.seq)
+        self._feed(machine.Encoded(action.seq, norm, fragments))
+
+    def _do_upload(self, action: machine.Upload) -> None:
+        assert self._replica
+        peer = self.peers[action.server]
+        fragments = action.contribution.fragments
+        self._upload = (
+            action.contribution.seq,
+            self._clock.now_s(),
+            {fragment.key for fragment in fragments},
+        )
+        for fragment, payload in zip(fragments, self._replica.payloads, strict=True):
+            peer.put(fragment.key, payload.data)
+        peer.send(messages.encode(messages.Commit(contribution=action.contribution)))
+
+    def _do_forget(self, action: machine.Forget) -> None:
+        assert self._replica
+        self._replica.forget(action.seq, action.discarded)
+
+    def _do_install(self, action: machine.Install) -> None:
+        assert self._replica
+        ready = action.ready
+        payloads = [self._blobs.pop(key) for key in self._version_keys(ready)]
+        digest = self._replica.install(payloads, full=ready.base < 0)
+        self._blobs = {
+            key: payload for key, payload in self._blobs.items() if int(key.split("/")[2]) > ready.version
+        }
+        self._fresh_bytes += sum(payload.size for payload in payloads)
+        self._refreshed = self._refreshed or ready.base < 0
+        self._feed(machine.Installed(ready.version, digest))
+
+    def _do_offer(self, action: machine.OfferBase) -> None:
+        assert self._replica
+        self._replica.offer(action.minus)
+        self._tell(bridge.BaseReady(action.version, action.pushes_seen, action.reset, action.moments))
+
+    def _do_tell_start(self, action: machine.TellStart) -> None:
+        assert self._attach
+        assert self._vectors
+        terms = action.terms
+        if self._replica is None:
+            self._replica = Replica(
+                self._attach.layout, self._vectors, terms.codec, terms.down_codec, terms.block_size
+            )
+        self._tell(bridge.Started(terms.mode == "strict", terms.inner_steps, terms.delay))
+
+    def _do_give_work(self, action: machine.GiveWork) -> None:
+        self._tell(bridge.Granted(action.ranges))
+
+    def _do_tell_pace(self, action: machine.TellPace) -> None:
+        self._tell(bridge.Pace(action.inner_steps))
+
+    def _do_tell_may_push(self, action: machine.TellMayPush) -> None:
+        self._tell(bridge.MayPush())
+
+    def _do_tell_stop(self, action: machine.TellStop) -> None:
+        self._tell(bridge.Stop(action.reason))
+
+    def _do_tell_refused(self, action: machine.TellRefused) -> None:
+        self._tell(bridge.Refused(action.reason, action.hint))
+        self._over = f"refused: {action.reason}"
+
+    def _do_persist_ballot(self, action: machine.PersistBallot) -> None:
+        self._memory = msgspec.structs.replace(
+            self._memory, voted_epoch=action.epoch, voted_for=action.candidate
+        )
+        self._store.write_atomic(self._memory_path, msgspec.json.encode(self._memory))
+        self._feed(machine.BallotDurable(action.epoch, action.candidate))
+
+    def _do_exit(self, action: machine.Exit) -> None:
+        self._over = action.reason
+
+    # ---- what outlives this process
+
+    @property
+    def _memory_path(self) -> Path:
+        return self._folder / "client.json"
+
+    def _remember(self) -> Memory:
+        """The vote as it was, and a number above all this site has used."""
+        self._folder.mkdir(parents=True, exist_ok=True)
+        old = Memory()
+        if self._memory_path.exists():
+            old = msgspec.json.decode(self._memory_path.read_bytes(), type=Memory)
+        incarnation = max(old.incarnation + 1, int(self._clock.wall_s() * 1000))
+        memory = msgspec.structs.replace(old, incarnation=incarnation)
+        self._store.write_atomic(self._memory_path, msgspec.json.encode(memory))
+        return memory
+
+    def close(self) -> None:
+        if self._vectors:
+            self._vectors.remove()
+
+
+_EXECUTE: dict[type, Any] = {
+    machine.Send: Client._do_send,
+    machine.Encode: Client._do_encode,
+    machine.Upload: Client._do_upload,
+    machine.Forget: Client._do_forget,
+    machine.Install: Client._do_install,
+    machine.OfferBase: Client._do_offer,
+    machine.TellStart: Client._do_tell_start,
+    machine.GiveWork: Client._do_give_work,
+    machine.TellPace: Client._do_tell_pace,
+    machine.TellMayPush: Client._do_tell_may_push,
+    machine.TellStop: Client._do_tell_stop,
+    machine.TellRefused: Client._do_tell_refused,
+    machine.PersistBallot: Client._do_persist_ballot,
+    machine.Exit: Client._do_exit,
+}
+
+
+def listen(path: Path, client: Client) -> socket.socket:
+    """Takes one rank 0 after another on this Unix socket, in a thread."""
+    door = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    path.unlink(missing_ok=True)
+    door.bind(str(path))
+    os.chmod(path, 0o600)
+    door.listen(1)
+
+    def take_in() -> None:
+        while True:
+            try:
+                connection, _ = door.accept()
+            except OSError:
+                return
+            client.attend(bridge.Line(connection))
+
+    threading.Thread(target=take_in, name="ranks", daemon=True).start()
+    return door
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description="one site's client of the parameter server")
+    parser.add_argument("--run-dir", type=Path, required=True)
+    parser.add_argument("--site", required=True)
+    parser.add_argument("--server", required=True, action="append", help="host:port; again for a standby")
+    parser.add_argument("--certs", type=Path, required=True)
+    parser.add_argument("--line", type=Path, required=True, help="Unix socket for rank 0")
+    parser.add_argument("--streams", type=int, default=2)
+    parser.add_argument("--congestion", default="bbr")
+    options = parser.parse_args(argv)
+    run = RunDir(options.run_dir)
+    try:
+        with Journal(run.path, f"site/{options.site}") as log:
+            client = Client(options.site, run.site(options.site), log)
+            door = listen(options.line, client)
+            tls = ClientTls.load(options.certs, options.site)
+            sessions = [
+                Session(
+                    [server],
+                    tls,
+                    Handler(client, server),
+                    streams=options.streams,
+                    congestion=options.congestion,
+                )
+                for server in options.server
+            ]
+            for number in (signal.SIGTERM, signal.SIGINT):
+                signal.signal(number, lambda *_: client.stop("checkpoint"))
+            try:
+                reason = client.run()
+            finally:
+                for session in sessions:
+                    session.close()
+                door.close()
+                client.close()
+    except IsthmusError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return error.exit_code
+    print(f"isthmus client of {options.site} ended: {reason}", file=sys.stderr)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,286 @@
+"""The parameter server's process: `python -m isthmus.outer.server --run-dir RUN`. NumPy only.
+
+One thread runs the state machine (`protocol`): it takes events from a queue, applies them, plans, and
+carries the actions out. The transport's threads only feed the queue and fill buffers. Everything durable
+goes through the `Ledger`.
+"""
+
+import argparse
+import queue
+import signal
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from isthmus import __version__
+from isthmus.clock import Clock, RealClock
+from isthmus.errors import IsthmusError, StorageError
+from isthmus.journal import events as journal
+from isthmus.journal.store import DiskStore
+from isthmus.journal.writer import Journal
+from isthmus.outer import messages, protocol
+from isthmus.outer.intake import Intake, intact
+from isthmus.outer.ledger import Ledger
+from isthmus.outer.merge import warm_up
+from isthmus.outer.narrate import narrate
+from isthmus.outer.protocol import state as machine
+from isthmus.outer.seeding import Seeding
+from isthmus.outer.settings import read_plan, server_config
+from isthmus.rundir import RunDir
+from isthmus.spec.load import load_fleet, load_run
+from isthmus.wire.transport import Listener, Peer, ServerTls, format_address, parse_address
+
+TICK_S = 0.02
+QUEUE_SIZE = 10_000
+
+
+@dataclass
+class Server:
+    """The executor of the server machine. `run` returns when the run is over or another server has taken
+    over.
+
+    It is a transport handler: `on_...` and `allocate` are called from the transport's threads.
+    """
+
+    config: protocol.ServerConfig
+    ledger: Ledger
+    journal: Journal
+    seq_len: int
+    clock: Clock = field(default_factory=RealClock)
+
+    def __post_init__(self) -> None:
+        self._queue: queue.Queue[machine.AnyEvent] = queue.Queue(QUEUE_SIZE)
+        self._peers: dict[str, Peer] = {}
+        self._seeding: Seeding | None = None
+        self._state: protocol.ServerState | None = None
+        self._full: tuple[int, list[np.ndarray]] = (-1, [])
+        self._over = ""
+        if self.ledger.seeded:
+            self._begin()
+        else:
+            self._seeding = Seeding()
+
+    # ---- transport's threads
+
+    def on_up(self, peer: Peer) -> None:
+        self._peers[peer.name] = peer
+        self._put(machine.PeerUp(peer.name))
+
+    def on_down(self, peer: Peer, reason: str) -> None:
+        self._put(machine.PeerDown(peer.name))
+
+    def on_message(self, peer: Peer, message: bytes) -> None:
+        said = messages.decode(message, where=peer.name)
+        if isinstance(said, messages.Commit) and self._state:
+            self._intake.commit(said.contribution)
+        self._put(machine.Received(peer.name, said))
+
+    def allocate(self, peer: Peer, key: str, size: int) -> np.ndarray | None:
+        if self._seeding:
+            return self._seeding.allocate(peer.name, key, size)
+        return self._intake.allocate(peer.name, key, size)
+
+    def on_blob(self, peer: Peer, key: str, buffer: np.ndarray) -> None:
+        if self._seeding:
+            self._seeding.blob(key, buffer)
+        else:
+            self._intake.blob(key, buffer)
+
+    def on_sent(self, peer: Peer, key: str) -> None:
+        """Versions are confirmed by `Applied`, not by their bytes."""
+
+    def _put(self, event: machine.AnyEvent) -> None:
+        self._queue.put(event, timeout=60)
+
+    # ---- the machine's thread
+
+    def stop(self, reason: str) -> None:
+        """Sites are asked to push what they have and to leave; then `run` returns."""
+        self._put(machine.StopAsked(reason))
+
+    def run(self) -> str:
+        """Serves until the run is over. Returns why it ended: 'budget', 'stopped', or 'epoch N elsewhere'."""
+        while not self._over:
+            try:
+                event = self._queue.get(timeout=TICK_S)
+            except queue.Empty:
+                event = machine.Tick(self.clock.now_s())
+            if self._seeding:
+                self._seed(self._seeding, event)
+            else:
+                self._feed(machine.Tick(self.clock.now_s()))
+                self._feed(event)
+                self._drive()
+        return self._over
+
+    def _begin(self) -> None:
+        self.config = self.ledger.complete(self.config)
+        self._intake = Intake(self.ledger.payload_sizes, self._complete)
+        self._state = protocol.start(
+            self.config, self.ledger.book, self.clock.now_s(), self.ledger.oldest_base
+        )
+
+    def _seed(self, seeding: Seeding, event: machine.AnyEvent) -> None:
+        """Until the first site's weights are here, nobody is welcomed; what is said meanwhile is kept."""
+        if isinstance(event, machine.StopAsked):
+            self._over = "stopped before any site came"
+        wanted = seeding.hear(event)
+        if wanted:
+            self._peers[wanted].send(messages.encode(messages.SeedWanted()))
+        if seeding.complete:
+            self.ledger.seed(*seeding.weights())
+            self._begin()
+            self._seeding = None
+            for kept in seeding.kept:
+                self._feed(kept)
+
+    def _feed(self, event: machine.AnyEvent) -> None:
+        assert self._state
+        self._state = protocol.apply(self._state, event)
+
+    def _drive(self) -> None:
+        assert self._state
+        while actions := protocol.plan(self._state):
+            self._feed(machine.Issued(tuple(actions)))
+            for action in actions:
+                _EXECUTE[type(action)](self, action)
+
+    def _complete(self, contribution: messages.Contribution) -> None:
+        """All fragments are here: check them, and tell the machine."""
+        payloads = self._intake.take(contribution)
+        if not intact(contribution, payloads):
+            self._intake.drop(contribution)
+            return
+        finite, norm = self.ledger.inspect(payloads)
+        self.journal.emit(
+            journal.ContributionReceived(
+                site=contribution.site,
+                seq=contribution.seq,
+                base_version=contribution.base_version,
+                tokens=contribution.tokens,
+                bytes_up=sum(payload.size for payload in payloads),
+                norm=norm,
+            )
+        )
+        self._put(machine.Arrived(contribution.site, contribution, finite, norm))
+
+    # ---- actions
+
+    def _persist(self, action: machine.Persist) -> None:
+        assert self._state
+        before = self._state.book
+        try:
+            for record in action.records:
+                self.ledger.append(record, self._intake)
+        except StorageError as error:
+            self.journal.emit(journal.Fault(subject="server", kind="disk_full", detail=str(error)))
+            self._feed(machine.PersistFailed(str(error)))
+            return
+        self._feed(machine.Persisted(action.records))
+        self.ledger.book = self._state.book
+        for record in action.records:
+            for event in narrate(record, before, self._state.book):
+                self.journal.emit(event)
+
+    def _send(self, action: machine.Send) -> None:
+        peer = self._peers.get(action.site)
+        if peer is None:
+            return
+        if isinstance(action.message, messages.VersionReady):
+            for index, payload in enumerate(self._version(action.message)):
+                peer.put(messages.version_key(action.message, index), payload.data)
+        peer.send(messages.encode(action.message))
+
+    def _version(self, message: messages.VersionReady) -> list[np.ndarray]:
+        if message.base >= 0:
+            return self.ledger.delta(message.version)
+        if self._full[0] != message.version:
+            self._full = (message.version, self.ledger.published())
+        return self._full[1]
+
+    def _merge(self, action: machine.Merge) -> None:
+        digest = self.ledger.merge(action)
+        self._feed(machine.MergeDone(action.version, digest))
+
+    def _publish(self, action: machine.Publish) -> None:
+        self.ledger.published_one()
+
+    def _step_down(self, action: machine.StepDown) -> None:
+        self._over = f"epoch {action.epoch} is served elsewhere"
+
+    def _finish(self, action: machine.Finish) -> None:
+        self.ledger.snapshot()
+        self._over = action.reason
+        tokens = self.ledger.book.merged_samples * self.seq_len
+        self.journal.emit(journal.RunFinished(reason=action.reason, tokens=tokens))
+
+    def _replicate(self, action: machine.Replicate) -> None:
+        raise NotImplementedError
+
+
+_EXECUTE: dict[type, Any] = {
+    machine.Persist: Server._persist,
+    machine.Send: Server._send,
+    machine.Merge: Server._merge,
+    machine.Publish: Server._publish,
+    machine.StepDown: Server._step_down,
+    machine.Finish: Server._finish,
+    machine.Replicate: Server._replicate,
+}
+
+
+def serve(run: RunDir, bind: str) -> str:
+    """Runs the server of this run folder until the run is over; returns why it ended.
+
+    The address is written to `run.server_address`; after a restart the same port is taken again.
+    """
+    spec = load_run(run.run_yaml)
+    plan = read_plan(run.plan.read_bytes())
+    warm_up()
+    with Journal(run.path, "server") as log:
+        ledger = Ledger(run.server, spec.outer, log)
+        server = Server(server_config(plan, spec.outer), ledger, log, spec.data.seq_len)
+        listener = Listener(parse_address(last_address(run) or bind), ServerTls.load(run.certs), server)
+        signal.signal(signal.SIGTERM, lambda *_: server.stop("checkpoint"))
+        address = format_address(listener.address)
+        DiskStore().write_atomic(run.server_address, f"{address}\n".encode())
+        log.emit(
+            journal.ServerStarted(
+                server_epoch=ledger.book.epoch + 1,
+                version=ledger.book.version,
+                replayed=ledger.replayed,
+                address=address,
+            )
+        )
+        reason = server.run()
+        listener.close()
+        ledger.close()
+    return reason
+
+
+def last_address(run: RunDir) -> str:
+    """Where the server listened before it was started again; '' if it never did."""
+    return run.last_address.read_text().strip() if run.last_address.exists() else ""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description="parameter server of one run")
+    parser.add_argument("--run-dir", type=Path, required=True)
+    parser.add_argument("--bind", default="")
+    options = parser.parse_args(argv)
+    run = RunDir.existing(options.run_dir)
+    try:
+        reason = serve(run, options.bind or load_fleet(run.fleet_yaml).server.bind)
+    except IsthmusError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return error.exit_code
+    print(f"isthmus server {__version__} ended: {reason}", file=sys.stderr)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,351 @@
+"""The site's side of outer training, inside rank 0: a `with` block around any PyTorch loop.
+
+    with outer.Site(model, optimizer, name="jinan", server="10.0.0.1:4711", certs="certs") as site:
+        for batch in loader:
+            ...
+            optimizer.step()
+            site.step(tokens=batch.numel())
+
+The work on the wire is done by a client process beside this one (`isthmus.outer.client`); here, parameters
+are only copied to and from shared memory, at step boundaries. Local progress is never lost: with R the
+parameters at the last push (or uptake), a new base B is taken up as `L := (L - R) + B` (eager local
+progress, cf. arXiv 2502.12996).
+"""
+
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TypeVar
+
+import msgspec
+import torch
+from torch import nn
+
+from isthmus.errors import IsthmusError, UnreachableError
+from isthmus.outer import bridge, ranges
+from isthmus.outer.layout import Layout, build_layout
+
+M = TypeVar("M", bound=bridge.LocalMessage)
+_START_TIMEOUT_S = 600.0
+
+
+class SiteJob(msgspec.Struct, frozen=True, kw_only=True):
+    """What a site tells the server about itself; the server refuses sites that differ in the hashes."""
+
+    model_hash: str = ""
+    data_hash: str = ""
+    batch_size: int = 1
+    """Samples in one inner step: leases come in multiples of it."""
+    num_fragments: int = 0
+    """0: chosen from the model's size."""
+    groups: dict[str, int] = {}
+    """Parameter name -> expert group, for experts that are weighted by the tokens routed to them."""
+
+
+@dataclass
+class _Window:
+    """What happened since the last push."""
+
+    steps: int = 0
+    tokens: int = 0
+    busy_s: float = 0.0
+    samples: list[ranges.Range] = field(default_factory=list)
+    group_tokens: list[int] = field(default_factory=list)
+
+    def add_groups(self, group_tokens: Iterable[int]) -> None:
+        counts = list(group_tokens)
+        old = self.group_tokens or [0] * len(counts)
+        self.group_tokens = [a + b for a, b in zip(old, counts, strict=True)]
+
+
+class Exchange:
+    """Copies a model's parameters to and from the shared vectors.
+
+    Parameters may live on any device and have any float type; the vectors are fp32 on the host. Where the
+    parameters are fp32 on the host, nothing is copied twice.
+    """
+
+    def __init__(self, model: nn.Module, layout: Layout, vectors: bridge.Vectors):
+        self._parameters = dict(model.named_parameters())
+        self._pieces = [(p.tensor, p.start, p.offset, p.length) for p in layout.pieces()]
+        self._reference = torch.from_numpy(vectors.reference)
+        self._snapshot = torch.from_numpy(vectors.snapshot)
+        self._base = torch.from_numpy(vectors.base)
+
+    def _slices(self) -> Iterator[tuple[torch.Tensor, slice]]:
+        for name, start, offset, length in self._pieces:
+            flat = self._parameters[name].detach().view(-1)[start : start + length]
+            yield flat, slice(offset, offset + length)
+
+    def save(self) -> None:
+        """snapshot := local parameters."""
+        for local, where in self._slices():
+            self._snapshot[where].copy_(local)
+
+    def load(self) -> None:
+        """local parameters := base."""
+        for local, where in self._slices():
+            local.copy_(self._base[where])
+
+    def take_up(self) -> None:
+        """local := (local - reference) + base; exact where local equals reference bit for bit."""
+        for local, where in self._slices():
+            progress = (
+                local if local.device.type == "cpu" and local.dtype == torch.float32 else local.cpu().float()
+            )
+            progress.sub_(self._reference[where]).add_(self._base[where])
+            if progress is not local:
+                local.copy_(progress)
+
+
+class Site(AbstractContextManager["Site"]):
+    """Joins a training loop to the parameter server. See the module's example.
+
+    Args:
+        model: its parameters are what is trained; all sites must have the same names and shapes.
+        optimizer: only its moments are touched, and only when the server asks for a reset; may be None.
+        line: path of the client's socket; by default a client process is started (needs `name`, `server`,
+        `certs`). job: hashes and batch size, see `SiteJob`.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        optimizer: torch.optim.Optimizer | None = None,
+        *,
+        line: str,
+        job: SiteJob | None = None,
+    ):
+        self._model, self._optimizer = model, optimizer
+        self._socket_path = line
+        self._job = job or SiteJob()
+        self._window = _Window()
+        self._ranges: list[ranges.Range] = []
+        self._base: bridge.BaseReady | None = None
+        self._may_push = True
+        self._pushes = 0
+        self._since_push = 0
+        self._stop: str | None = None
+        self._rate_told = False
+        self._reset = False
+        self.version = -1
+        self.inner_steps = 1
+        self.strict = False
+        self.delay = -1
+        self.wait_s = 0.0
+        """Seconds spent waiting for leases or versions so far."""
+
+    def __enter__(self) -> "Site":
+        self._line = bridge.Line.dial(self._socket_path, _START_TIMEOUT_S)
+        shapes = [(name, tuple(p.shape)) for name, p in self._model.named_parameters()]
+        layout = build_layout(shapes, self._job.groups, self._job.num_fragments)
+        self._line.send(
+            bridge.Attach(
+                layout=layout,
+                model_hash=self._job.model_hash,
+                data_hash=self._job.data_hash,
+                batch_size=self._job.batch_size,
+            )
+        )
+        attached = self._expect(bridge.Attached)
+        self._vectors = bridge.Vectors(Path(attached.path), layout.size)
+        self._exchange = Exchange(self._model, layout, self._vectors)
+        self._exchange.save()
+        self._line.send(bridge.SnapshotReady())
+        started = self._expect(bridge.Started)
+        self.strict, self.inner_steps, self.delay = started.strict, started.inner_steps, started.delay
+        self._wait_until(lambda: self._base is not None, "the first parameters")
+        self._take_up()
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._line.close()
+
+    @property
+    def stopping(self) -> str | None:
+        """Why the server wants this site to stop, if it does."""
+        return self._stop
+
+    def take(self, count: int, timeout_s: float = 1.0) -> list[ranges.Range]:
+        """The next `count` samples of the global stream, as half-open ranges; fewer where a lease ends.
+
+        [] if none came within `timeout_s`: the run is over (see `stopping`), all work is leased to others,
+        or the server has been away for longer than `outer.outage_reserve`. What was trained is then pushed,
+        so that nobody waits for it.
+        """
+        self._look(0)
+        if not self._ranges and not self._stop:
+            self._starved(timeout_s)
+        taken, rest = ranges.take(tuple(self._ranges), count)
+        self._ranges = list(rest)
+        return list(taken)
+
+    def _starved(self, timeout_s: float) -> None:
+        start = time.monotonic()
+        self._look(timeout_s)
+        if not self._ranges and self._window.steps and self._may_push:
+            self._push()
+        self.wait_s += time.monotonic() - start
+
+    def poll(self) -> bool:
+        """Call where there is no work: takes up a version that is there. True if the parameters were
+        changed.
+        """
+        self._look(0)
+        if self._base is None or (self.strict and self._ranges):
+            return False
+        self._take_up()
+        return True
+
+    def was_reset(self) -> bool:
+        """Whether the optimizer's moments must start afresh, since the last call."""
+        reset, self._reset = self._reset, False
+        return reset
+
+    def step(
+        self,
+        *,
+        tokens: int,
+        samples: Iterable[ranges.Range] = (),
+        group_tokens: Iterable[int] = (),
+        busy_s: float = 0.0,
+    ) -> bool:
+        """Call after each optimizer step. True if the parameters were changed here (a version was taken up).
+
+        Args:
+            tokens: tokens of this step, over all ranks of the site.
+            samples: what `take` gave for it.
+            group_tokens: tokens routed to each expert group in this step.
+            busy_s: seconds of this step, waiting not counted.
+        """
+        window = self._window
+        window.steps += 1
+        window.tokens += tokens
+        window.busy_s += busy_s
+        window.samples.extend(samples)
+        window.add_groups(group_tokens)
+        self._since_push += 1
+        if not self._rate_told and window.steps == 3:
+            self._line.send(bridge.Rate(step_s=window.busy_s / window.steps))
+            self._rate_told = True
+        self._look(0)
+        changed = self._boundary()
+        if self._due():
+            self._push()
+            changed = (self.strict and self.delay == 0 and self._boundary()) or changed
+        return changed
+
+    def _boundary(self) -> bool:
+        """Takes up a version: in strict mode at exactly `delay` steps after the push, else when one is
+        there.
+        """
+        if self.strict:
+            if self._pushes == 0 or self._since_push != self.delay:
+                return False
+            self._wait_until(lambda: self._base is not None, "the round's version")
+        if self._base is None:
+            return False
+        self._take_up()
+        return True
+
+    def _due(self) -> bool:
+        if self._window.steps < self.inner_steps:
+            return False
+        if self.strict and not self._may_push:
+            self._wait_until(lambda: self._may_push, "the last push's fate")
+        return self._may_push
+
+    def _push(self) -> None:
+        window, self._window = self._window, _Window()
+        self._exchange.save()
+        self._pushes += 1
+        self._since_push = 0
+        self._may_push = False
+        self._base = None
+        self._line.send(
+            bridge.Pushed(
+                ranges=ranges.normal(window.samples),
+                tokens=window.tokens,
+                group_tokens=window.group_tokens,
+                steps=window.steps,
+                step_s=window.busy_s / window.steps,
+            )
+        )
+
+    def _take_up(self) -> None:
+        base, self._base = self._base, None
+        assert base is not None
+        if base.reset:
+            self._exchange.load()
+            self._ranges = []
+            self._window = _Window()
+            self._reset = base.moments
+            if base.moments and self._optimizer is not None:
+                self._optimizer.state.clear()
+        else:
+            self._exchange.take_up()
+        self.version = base.version
+        self._line.send(bridge.Taken(version=base.version, delay_steps=self._since_push))
+
+    def leave(self, reason: str, timeout_s: float = 60.0) -> None:
+        """Pushes what is left, gives unused leases back, and waits until the server has it or `timeout_s`
+        passed.
+        """
+        deadline = time.monotonic() + timeout_s
+        try:
+            if self._window.steps:
+                self._wait_until(lambda: self._may_push, "the last push's fate", timeout_s)
+                self._push()
+            self._line.send(bridge.Leaving(reason=reason))
+            self._wait_until(lambda: self._may_push, "the final push", max(1.0, deadline - time.monotonic()))
+        except UnreachableError:
+            return
+
+    def _look(self, timeout_s: float) -> None:
+        for message in self._line.receive(timeout_s):
+            self._hear(message)
+
+    def _hear(self, message: bridge.LocalMessage) -> None:
+        match message:
+            case bridge.Granted(ranges=granted):
+                self._ranges.extend(granted)
+            case bridge.Pace(inner_steps=steps):
+                self.inner_steps = steps
+            case bridge.MayPush():
+                self._may_push = True
+            case bridge.BaseReady():
+                if message.pushes_seen == self._pushes:
+                    self._base = message
+            case bridge.Stop(reason=reason):
+                self._stop = reason
+            case bridge.Refused(reason=reason, hint=hint):
+                raise IsthmusError(f"the server refused this site: {reason}", hint=hint)
+
+    def _expect(self, kind: type[M]) -> M:
+        """The next message of this kind; others are heard meanwhile."""
+        deadline = time.monotonic() + _START_TIMEOUT_S
+        while time.monotonic() < deadline:
+            messages = self._line.receive(1.0)
+            found = [message for message in messages if isinstance(message, kind)]
+            for message in messages:
+                self._hear(message)
+            if found:
+                return found[0]
+        raise UnreachableError(
+            f"no {kind.__name__} from the site's client within {_START_TIMEOUT_S:.0f} s",
+            where=self._socket_path,
+            hint="is the parameter server up? `isthmus check link` tells",
+        )
+
+    def _wait_until(self, there: Callable[[], bool], what: str, timeout_s: float = float("inf")) -> None:
+        """Hears messages until `there()`, counting the time as waiting. Raises UnreachableError after
+        `timeout_s`.
+        """
+        start = time.monotonic()
+        while not there():
+            if time.monotonic() - start > timeout_s:
+                raise UnreachableError(f"waited {timeout_s:.0f} s for {what}", where=self._socket_path)
+            self._look(0.5)
+        self.wait_s += time.monotonic() - start

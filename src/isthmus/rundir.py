@@ -1,0 +1,66 @@
+"""Where things are in a run's folder. Every process of a run gets this one path."""
+
+from pathlib import Path
+
+from isthmus.errors import NotFoundError
+
+
+class RunDir:
+    def __init__(self, path: Path | str):
+        self.path = Path(path)
+
+    @classmethod
+    def existing(cls, path: Path | str) -> "RunDir":
+        """Raises NotFoundError if there is no run."""
+        run = cls(path)
+        if not run.run_yaml.exists():
+            raise NotFoundError(
+                "there is no run here",
+                where=str(path),
+                hint="give the folder that `isthmus train` or `isthmus demo` wrote",
+            )
+        return run
+
+    @property
+    def run_yaml(self) -> Path:
+        return self.path / "run.yaml"
+
+    @property
+    def fleet_yaml(self) -> Path:
+        return self.path / "fleet.yaml"
+
+    @property
+    def plan(self) -> Path:
+        return self.path / "plan.json"
+
+    @property
+    def certs(self) -> Path:
+        return self.path / "certs"
+
+    @property
+    def server(self) -> Path:
+        """The parameter server's write-ahead log and snapshots."""
+        return self.path / "server"
+
+    @property
+    def server_address(self) -> Path:
+        """Written by the server once it listens: host:port."""
+        return self.server / "address"
+
+    @property
+    def last_address(self) -> Path:
+        """Where it listened the time before: its restart takes the same port, which the sites know."""
+        return self.server / "last-address"
+
+    @property
+    def final(self) -> Path:
+        """The trained model: safetensors, tokenizer, shapes."""
+        return self.path / "final"
+
+    @property
+    def logs(self) -> Path:
+        """Standard output and error of each process."""
+        return self.path / "logs"
+
+    def site(self, name: str) -> Path:
+        return self.path / "sites" / name

@@ -1,0 +1,62 @@
+"""`isthmus train`."""
+
+import os
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Parameter
+
+from isthmus.errors import InputError
+from isthmus.spec.load import load_fleet, load_run, split_overrides
+from isthmus.ui import runner, tables
+
+Overrides = Annotated[list[str], Parameter(name="--set", allow_leading_hyphen=True)]
+
+
+def train(  # noqa: PLR0913 - each is an option of the command
+    run: Path | None = None,
+    *,
+    fleet: Path | None = None,
+    run_dir: Path | None = None,
+    site: str | None = None,
+    server: str | None = None,
+    certs: Path | None = None,
+    set_: Overrides | None = None,
+) -> None:
+    """Train a model as a run.yaml says, on this machine's sites or on one of them.
+
+    Without --site all sites of the fleet start here, with the parameter server; the same command again
+    resumes the run. With --site this is one site of a larger run; under torchrun or srun, one rank of it.
+
+    Parameters
+    ----------
+    run
+        The run.yaml; without it all defaults.
+    fleet
+        The fleet.yaml; without it one local site.
+    run_dir
+        Where the run lives; by default runs/<name>.
+    site
+        Start only this site, against a server elsewhere.
+    server
+        host:port of that server.
+    certs
+        Certificates of the fleet, or of this site (see `isthmus certs`).
+    set_
+        Override one field, such as train.lr=3e-4; may be given again.
+    """
+    for_run, for_fleet = split_overrides(set_ or [])
+    spec, fleet_spec = load_run(run, for_run), load_fleet(fleet, for_fleet)
+    path = run_dir or Path("runs") / spec.name
+    if site is None:
+        if server or certs:
+            raise InputError("--server and --certs belong to one site", hint="add --site NAME")
+        view = runner.run(path, spec, fleet_spec)
+        tables.console().print(tables.summary(view))
+        return
+    if not server or not certs:
+        raise InputError(
+            f"site '{site}' needs a server and its certificates",
+            hint="add --server host:port --certs DIR (made by `isthmus certs init` where the server runs)",
+        )
+    runner.run_site(path, spec, fleet_spec, runner.Remote(site, server, certs.absolute()), dict(os.environ))

@@ -1,0 +1,152 @@
+"""A run from the terminal: prepare, launch, show progress, stop on Ctrl-C, end with the summary."""
+
+import signal
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+
+from rich.live import Live
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
+
+from isthmus import __version__
+from isthmus.agent.finish import save_final
+from isthmus.agent.launch import Launch
+from isthmus.agent.prepare import write_run
+from isthmus.agent.rank import become_rank, rank_environment
+from isthmus.data.dataset import prepare
+from isthmus.data.prepare import Progress as DataProgress
+from isthmus.errors import DegradedError, IsthmusError
+from isthmus.journal import events
+from isthmus.journal.alerts import alert_of
+from isthmus.journal.fold import apply, fold
+from isthmus.journal.reader import Reader
+from isthmus.journal.sinks.webhook import Alerts
+from isthmus.journal.view import RunView
+from isthmus.planner.make import make_plan
+from isthmus.rundir import RunDir
+from isthmus.spec.fleet import FleetSpec
+from isthmus.spec.run import RunSpec
+from isthmus.ui import tables
+
+POLL_S = 0.1
+REFRESH_S = 0.5
+
+
+class Stopping:
+    """First Ctrl-C (or SIGTERM): leave in order. Second: at once."""
+
+    def __init__(self) -> None:
+        self.asked = 0
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, self._ask)
+
+    def _ask(self, number: int, frame: FrameType | None) -> None:
+        self.asked += 1
+        if self.asked > 1:
+            raise KeyboardInterrupt
+
+
+@dataclass(frozen=True)
+class Remote:
+    """One site of a run whose parameter server is elsewhere."""
+
+    site: str
+    server: str
+    certs: Path
+
+
+def run_site(
+    path: Path, spec: RunSpec, fleet: FleetSpec, remote: Remote, environment: dict[str, str]
+) -> RunView:
+    """One site against a server elsewhere; under torchrun or srun this process becomes its rank."""
+    place, plan = RunDir(path), make_plan(fleet, spec)
+    site = plan.site(remote.site)
+    write_run(place, spec, fleet, plan, own_certs=False)
+    _prepare_data(spec)
+    if rank := rank_environment(environment):
+        become_rank(place, site, remote.server, remote.certs, rank)
+    launch = Launch(place, plan, fleet, only_site=site.name, server_address=remote.server, certs=remote.certs)
+    return _supervise(launch, spec, Stopping())
+
+
+def run(path: Path, spec: RunSpec, fleet: FleetSpec) -> RunView:
+    """Trains to the end of the budget; returns what the journal says of it.
+
+    Raises IsthmusError where no site could finish, DegradedError where only some could. After the first
+    Ctrl-C the run is left in a state that the same command resumes from.
+    """
+    place = RunDir(path)
+    plan = make_plan(fleet, spec)
+    for warning in plan.warnings:
+        print(f"note: {warning}", file=sys.stderr)
+    resumed = write_run(place, spec, fleet, plan)
+    _prepare_data(spec)
+    launch = Launch(place, plan, fleet)
+    launch.journal.emit(
+        events.RunStarted(
+            name=spec.name,
+            sites=[site.name for site in plan.sites],
+            num_params=plan.num_params,
+            token_budget=plan.total_samples * spec.data.seq_len,
+            seq_len=spec.data.seq_len,
+            code_version=__version__,
+        )
+    )
+    print(f"{'resuming' if resumed else 'training'} in {path}", file=sys.stderr)
+    return _supervise(launch, spec, Stopping())
+
+
+def _supervise(launch: Launch, spec: RunSpec, stopping: Stopping) -> RunView:
+    view = RunView()
+    alerts = Alerts(spec.alerts.webhook) if spec.alerts.webhook else None
+    try:
+        with Live(console=tables.console(stderr=True), auto_refresh=False, transient=True) as live:
+            launch.start()
+            reader = Reader(launch.run.path)
+            shown_s = 0.0
+            while launch.poll():
+                if stopping.asked and not launch.stopping:
+                    launch.stop()
+                for event in reader.poll():
+                    view = apply(view, event)
+                    if alerts and alert_of(event):
+                        alerts.send(event)
+                if time.monotonic() - shown_s > REFRESH_S:
+                    live.update(tables.status(view, time.time()), refresh=True)
+                    shown_s = time.monotonic()
+                time.sleep(POLL_S)
+        complete = launch.finish()
+    finally:
+        launch.kill()
+    view = fold(reader.poll(), view)
+    if view.finished == "budget":
+        save_final(launch.run, spec, launch.journal)
+    _judge(launch, view, complete)
+    return view
+
+
+def _judge(launch: Launch, view: RunView, complete: bool) -> None:
+    if complete:
+        return
+    failed = [site for site in launch.sites if site.state == "failed"]
+    words = "\n".join(rank.last_words() for site in failed for rank in site.ranks[:1])
+    kind = DegradedError if len(failed) < len(launch.sites) else IsthmusError
+    raise kind(
+        f"site {', '.join(site.plan.name for site in failed)} failed\n{words}",
+        where=str(launch.run.logs),
+        hint="mend the cause and run the same command again, it resumes; `isthmus report` shows what happened",
+    )
+
+
+def _prepare_data(spec: RunSpec) -> None:
+    columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=tables.console(stderr=True), transient=True) as bar:
+        task = bar.add_task("data", total=1.0)
+
+        def report(progress: DataProgress) -> None:
+            share = progress.done_bytes / progress.total_bytes if progress.total_bytes else 0.0
+            bar.update(task, description=f"{progress.stage} of {progress.source}", completed=share)
+
+        prepare(spec.data, spec.model.vocab_size, report)
