@@ -34,7 +34,9 @@ def build():
         init_weights(model, seed)
         with torch.no_grad():
             for name, param in model.named_parameters():
-                if name.endswith(("embed.weight", "router.weight", "head.weight")):
+                if name.endswith(("embed.weight", "head.weight")):
+                    param.mul_(2.0)
+                elif name.endswith("router.weight"):
                     param.mul_(20.0)
                 elif param.dim() == 1:
                     param.add_(torch.linspace(-0.3, 0.3, len(param)))

@@ -173,7 +173,7 @@ def test_training_learns_a_repeated_sequence(draws):
         optimizer.step()
         optimizer.zero_grad()
         losses.append(float(output.ce_loss))
-    assert losses[0] == pytest.approx(4.16, abs=0.3)  # ln 64
+    assert losses[0] == pytest.approx(4.7, abs=0.6)  # ln 64, and 0.5 as the logits have unit variance
     assert losses[-1] < 0.5 * losses[0]
 
 

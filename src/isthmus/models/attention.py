@@ -1,12 +1,13 @@
 """Grouped-query attention that stays inside documents, with a key-value cache for generation."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from isthmus.models.layers import Linear, rope
+from isthmus.models.short_attention import short_attention, suits
 from isthmus.spec.model import ModelSpec
 
 
@@ -63,7 +64,7 @@ class Step:
     sin: Tensor
     dtype: torch.dtype
     borders: Borders | None = None
-    cache: KVCache | None = field(default=None)
+    cache: KVCache | None = None
 
 
 class Attention(nn.Module):
@@ -114,6 +115,8 @@ class Attention(nn.Module):
         self, q: Tensor, k: Tensor, v: Tensor, *, mask: Tensor | None = None, causal: bool = False
     ) -> Tensor:
         """[B, T, heads, head_dim] in and out."""
+        if suits(q, k):
+            return short_attention(q, k, v, mask)
         q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
         return functional.scaled_dot_product_attention(
             q, k, v, attn_mask=mask, is_causal=causal, enable_gqa=self.grouped

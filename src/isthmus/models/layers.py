@@ -64,32 +64,33 @@ class RMSNorm(nn.Module):
 def rope_tables(
     positions_T: Tensor, head_dim: int, theta: float, dtype: torch.dtype
 ) -> tuple[Tensor, Tensor]:
-    """(cos, sin), each [T, 1, head_dim / 2], of the rotary embedding (arXiv 2104.09864)."""
+    """(cos, sin), each [T, 1, head_dim], of the rotary embedding (arXiv 2104.09864)."""
     exponents = torch.arange(0, head_dim, 2, device=positions_T.device, dtype=torch.float32) / head_dim
     angles = positions_T.float()[:, None] / theta**exponents
-    return angles.cos().to(dtype)[:, None], angles.sin().to(dtype)[:, None]
+    cos, sin = angles.cos().to(dtype), angles.sin().to(dtype)
+    return torch.cat([cos, cos], -1)[:, None], torch.cat([-sin, sin], -1)[:, None]
 
 
-def _rotate(x: Tensor, cos: Tensor, sin: Tensor, sign: float) -> Tensor:
+def _rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Swap the halves first: whole heads multiply several times as fast as half ones."""
     half = x.shape[-1] // 2
-    a, b = x[..., :half], x[..., half:]
-    out = torch.empty_like(x)
-    torch.mul(a, cos, out=out[..., :half]).addcmul_(b, sin, value=-sign)
-    torch.mul(b, cos, out=out[..., half:]).addcmul_(a, sin, value=sign)
-    return out
+    swapped = torch.empty_like(x)
+    swapped[..., :half] = x[..., half:]
+    swapped[..., half:] = x[..., :half]
+    return swapped.mul_(sin).addcmul_(x, cos)
 
 
 class _Rope(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
         ctx.save_for_backward(cos, sin)
-        return _rotate(x, cos, sin, 1.0)
+        return _rotate(x, cos, sin)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore
         cos, sin = ctx.saved_tensors
-        return _rotate(grads[0], cos, sin, -1.0), None, None
+        return _rotate(grads[0], cos, -sin), None, None
 
 
 def rope(x_BTHd: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
