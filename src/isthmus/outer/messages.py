@@ -125,6 +125,14 @@ class Commit(Message, frozen=True, kw_only=True):
     contribution: Contribution
 
 
+class InitCommit(Message, frozen=True, kw_only=True):
+    """The initial parameters, fp32, are on their way in these fragments (answer to `InitWanted`)."""
+
+    incarnation: int
+    hash: str
+    fragments: tuple[Fragment, ...]
+
+
 class Lost(Message, frozen=True, kw_only=True):
     incarnation: int
     ranges: Ranges
@@ -234,6 +242,12 @@ class SeedWanted(Message, frozen=True, kw_only=True):
     """This server has no weights yet: send yours."""
 
 
+class InitWanted(Message, frozen=True, kw_only=True):
+    """The server has no parameters yet; this site's initial ones become version 0."""
+
+    epoch: int
+
+
 class Rejoin(Message, frozen=True, kw_only=True):
     """The server does not count this site as a member (any more): say Hello again."""
 
@@ -275,20 +289,11 @@ class Records(Message, frozen=True, kw_only=True):
 
 
 ToServer = (
-    Hello
-    | WantWork
-    | Heartbeat
-    | Commit
-    | Lost
-    | Applied
-    | WantRefresh
-    | Goodbye
-    | Fenced
-    | VoteGranted
-    | Seed
-)
+    Hello | WantWork | Heartbeat | Commit | InitCommit | Lost | Applied | WantRefresh | Goodbye | Fenced |
+    VoteGranted
+)  # fmt: skip
 ToSite = (
-    Welcome | Refused | Grant | Accepted | Discarded | VersionReady | Rejoin | Stop | VoteRequest | SeedWanted
+    Welcome | Refused | Grant | Accepted | Discarded | VersionReady | InitWanted | Rejoin | Stop | VoteRequest
 )  # fmt: skip
 BetweenServers = Replica | Records | Fenced
 AnyMessage = ToServer | ToSite | BetweenServers
@@ -298,6 +303,11 @@ def version_key(message: VersionReady, fragment: int) -> str:
     """Transport key of one fragment of a version on its way down."""
     kind = "full" if message.base < 0 else "delta"
     return f"{kind}/{message.epoch}/{message.version}/{fragment}"
+
+
+def init_key(site: str, incarnation: int, fragment: int) -> str:
+    """Transport key of one fragment of the initial parameters on their way up."""
+    return f"init/{site}/{incarnation}/{fragment}"
 
 
 def contribution_key(site: str, incarnation: int, seq: int, fragment: int) -> str:

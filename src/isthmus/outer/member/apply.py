@@ -40,6 +40,7 @@ from isthmus.outer.member.state import (
     Tick,
     Upload,
     Uploaded,
+    UploadInit,
     VersionArrived,
 )
 from isthmus.outer.messages import (
@@ -52,6 +53,7 @@ from isthmus.outer.messages import (
     Grant,
     Heartbeat,
     Hello,
+    InitWanted,
     Lost,
     Message,
     Refused,
@@ -110,7 +112,7 @@ def _link_down(state: MemberState, event: LinkDown) -> MemberState:
 
 
 def _homeless(state: MemberState) -> MemberState:
-    return replace(state, home="", announced=(), arrived=(), refresh_due=False, wanted=-1)
+    return replace(state, home="", announced=(), arrived=(), refresh_due=False, init_due=False, wanted=-1)
 
 
 def _received(state: MemberState, event: Received) -> MemberState:
@@ -142,6 +144,8 @@ def _from_home(state: MemberState, message: Message) -> MemberState:
             return _fate(state, message.incarnation, message.seq, message.reason)
         case VersionReady():
             return _announce(state, message)
+        case InitWanted():
+            return replace(state, init_due=True)
         case Stop():
             return _stopping(state, message.reason)
         case _:
@@ -283,7 +287,8 @@ def _installed(state: MemberState, event: Installed) -> MemberState:
     if ready is None or ready.version != event.version:
         return state
     announced = tuple(a for a in state.announced if a.version > event.version)
-    state = replace(state, installing=None, announced=announced)
+    arrived = tuple(a for a in state.arrived if a[0] > event.version)
+    state = replace(state, installing=None, announced=announced, arrived=arrived)
     if event.hash != ready.hash:
         return replace(state, version=-1, hash="", announced=(), refreshing=True, refresh_due=True)
     state = replace(
@@ -304,6 +309,8 @@ def _settle(state: MemberState, ready: VersionReady) -> MemberState:
 
 
 def _attached(state: MemberState, event: RanksAttached) -> MemberState:
+    if event.hash and state.version < 0:
+        state = replace(state, version=0, hash=event.hash)
     return replace(
         state,
         attached=True,
@@ -420,6 +427,7 @@ _MARKS: dict[type, Callable[[MemberState, Any], MemberState]] = {
     Encode: lambda state, action: _marked_pending(state, encoding=True),
     Upload: lambda state, action: _marked_pending(state, uploaded=True),
     PersistBallot: lambda state, action: replace(state, ballot_begun=True),
+    UploadInit: lambda state, action: replace(state, init_due=False),
     Forget: lambda state, action: replace(state, forget=None),
     Install: lambda state, action: replace(state, installing=action.ready),
     TellStart: lambda state, action: replace(state, start_due=False),

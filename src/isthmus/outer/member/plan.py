@@ -28,6 +28,7 @@ from isthmus.outer.member.state import (
     TellStart,
     TellStop,
     Upload,
+    UploadInit,
 )
 from isthmus.outer.messages import (
     Applied,
@@ -176,6 +177,10 @@ def upload(state: MemberState) -> AnyAction | None:
     return Upload(state.home, pending.contribution)
 
 
+def upload_init(state: MemberState) -> AnyAction | None:
+    return UploadInit(state.home) if state.init_due and state.home and state.attached else None
+
+
 # ---- versions
 
 
@@ -265,6 +270,6 @@ def leave(state: MemberState) -> AnyAction | None:
 
 
 RULES: tuple[Callable[[MemberState], AnyAction | None], ...] = (
-    fence, vote, hello, forget, encode, upload, install, confirm, want_refresh, tell_start, tell_pace,
-    offer_base, give_work, tell_may_push, report_lost, want_work, heartbeat, tell_stop, leave,
+    fence, vote, hello, forget, encode, upload, upload_init, install, confirm, want_refresh, tell_start,
+    tell_pace, offer_base, give_work, tell_may_push, report_lost, want_work, heartbeat, tell_stop, leave,
 )  # fmt: skip

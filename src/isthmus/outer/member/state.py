@@ -83,6 +83,7 @@ class MemberState(msgspec.Struct, frozen=True, kw_only=True):
     installing: VersionReady | None = None
     applied_due: bool = False
     refresh_due: bool = False
+    init_due: bool = False
     refreshing: bool = False
     # ranks
     attached: bool = False
@@ -131,7 +132,11 @@ class Received(Event, frozen=True):
 
 
 class RanksAttached(Event, frozen=True):
-    """Rank 0 is there, with initial parameters; also after a restart."""
+    """Rank 0 is there, with its initial parameters; also after a restart. `hash`: the client has taken
+    them over as its copy of version 0 (they follow from the seed, so all sites have the same); '' if it
+    has not."""
+
+    hash: str = ""
 
 
 class RanksGone(Event, frozen=True):
@@ -240,6 +245,12 @@ class Upload(Action, frozen=True):
     contribution: Contribution
 
 
+class UploadInit(Action, frozen=True):
+    """Put the initial parameters' fragments (keys: `init_key`), send `InitCommit`."""
+
+    server: str
+
+
 class Forget(Action, frozen=True):
     """Contribution `seq` found its end: drop its dequantised value; if discarded, error feedback := the
     old one."""
@@ -307,6 +318,6 @@ class Exit(Action, frozen=True):
 
 
 AnyAction = (
-    Send | Encode | Upload | Forget | Install | OfferBase | TellStart | GiveWork | TellPace | TellMayPush |
-    TellStop | TellRefused | PersistBallot | Exit
+    Send | Encode | Upload | UploadInit | Forget | Install | OfferBase | TellStart | GiveWork | TellPace |
+    TellMayPush | TellStop | TellRefused | PersistBallot | Exit
 )  # fmt: skip

@@ -15,6 +15,7 @@ from isthmus.outer.messages import (
     Grant,
     Heartbeat,
     Hello,
+    InitWanted,
     Lost,
     Message,
     Rejoin,
@@ -38,10 +39,12 @@ from isthmus.outer.protocol.records import (
     SiteRemoved,
     fold,
 )
+from isthmus.outer.protocol.rounds import expected
 from isthmus.outer.protocol.state import (
     AnyEvent,
     Arrived,
     Finish,
+    InitArrived,
     Issued,
     Live,
     Merge,
@@ -125,17 +128,18 @@ def _replica_heard(state: ServerState, event: ReplicaHeard) -> ServerState:
     live, book = state.live, state.book
     if event.epoch > book.epoch:
         return _live(state, fenced=max(live.fenced, event.epoch))
-    # only an attached replica is known to hold a prefix of this log; any other starts afresh
-    same = event.name == book.standby or (live.replica_up and live.replica_name == event.name)
-    length = event.length if same and event.length <= book.length else 0
+    if book.standby and event.name != book.standby:
+        return state
+    # a replica that is not attached counts only once its log reaches into this epoch
+    behind = event.name != book.standby and event.epoch < book.epoch
     fresh = not live.replica_up or live.replica_name != event.name
     return _live(
         state,
         replica_name=event.name,
         replica_up=True,
         replica_heard_s=live.now_s,
-        replica_length=length,
-        replica_sent=length if fresh else max(live.replica_sent, length),
+        replica_length=0 if behind else min(event.length, book.length),
+        replica_told=(-1, -1) if fresh else live.replica_told,
     )
 
 
@@ -300,7 +304,7 @@ def _quorum_clock(state: ServerState) -> ServerState:
     live, book = state.live, state.book
     if live.quorum_s is not None or live.merging is not None or not book.accepted:
         return state
-    needed = max(1, min(state.config.quorum, len(book.members)))
+    needed = max(1, min(state.config.quorum, len(expected(state))))
     if len({contribution.site for contribution in book.accepted}) < needed:
         return state
     return _live(state, quorum_s=live.now_s)
@@ -354,6 +358,10 @@ def _stop_asked(state: ServerState, event: StopAsked) -> ServerState:
     return _live(state, stopping=state.live.stopping or event.reason)
 
 
+def _init_arrived(state: ServerState, event: InitArrived) -> ServerState:
+    return state if state.book.hash else _live(state, init_hash=event.hash)
+
+
 def _issued(state: ServerState, event: Issued) -> ServerState:
     for action in event.actions:
         state = _begun(state, action)
@@ -375,7 +383,8 @@ def _begun(state: ServerState, action: Any) -> ServerState:
         case Publish():
             return _live(state, published=action.version)
         case Replicate():
-            return _live(state, replica_sent=action.end)
+            told = (action.start, action.end)
+            return _live(state, replica_told=told, replica_told_s=state.live.now_s)
         case StepDown():
             return _live(state, stepped_down=True)
         case Finish():
@@ -400,6 +409,7 @@ def _sent(state: ServerState, site: str, message: Message) -> ServerState:
                 grants_sent=message.grants,
                 fate_due=False,
                 refresh=False,
+                init_asked=False,
                 sent_version=held,
                 applied_version=held,
                 stop_sent=False,
@@ -413,6 +423,8 @@ def _sent(state: ServerState, site: str, message: Message) -> ServerState:
             return _peer(state, site, sent_version=message.version, refresh=False, applied_version=applied)
         case Rejoin():
             return _peer(state, site, rejoin_due=False)
+        case InitWanted():
+            return _peer(state, site, init_asked=True)
         case Stop():
             return _peer(state, site, stop_sent=True)
         case VoteRequest():
@@ -430,6 +442,7 @@ _HANDLERS: dict[type[AnyEvent], Callable[[ServerState, Any], ServerState]] = {
     PeerDown: _down,
     Received: _received,
     Arrived: _arrived,
+    InitArrived: _init_arrived,
     Issued: _issued,
     Persisted: _persisted,
     PersistFailed: _persist_failed,

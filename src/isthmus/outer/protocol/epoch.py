@@ -31,10 +31,15 @@ def silenced(state: ServerState) -> bool:
 
 
 def replicate(state: ServerState) -> list[AnyAction]:
+    """What the replica lacks, once per report of its length, and again after a while; else a sign of life."""
     live, book = state.live, state.book
-    if not live.replica_up or live.replica_sent >= book.length:
+    if not live.replica_up:
         return []
-    return [Replicate(live.replica_name, live.replica_sent, book.length)]
+    missing = (live.replica_length, book.length)
+    quiet = live.now_s - live.replica_told_s < state.config.retry_s
+    if quiet and (missing[0] >= missing[1] or live.replica_told == missing):
+        return []
+    return [Replicate(live.replica_name, *missing)]
 
 
 def attach(state: ServerState) -> list[AnyRecord]:

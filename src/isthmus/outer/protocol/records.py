@@ -38,6 +38,12 @@ class StandbyAttached(Record, frozen=True, kw_only=True):
     name: str
 
 
+class Initialised(Record, frozen=True, kw_only=True):
+    """Version 0, written and synced with its bytes."""
+
+    hash: str
+
+
 class SiteAdmitted(Record, frozen=True, kw_only=True):
     """Also a new incarnation of a known site: what the old one held returns."""
 
@@ -98,7 +104,7 @@ class Merged(Record, frozen=True, kw_only=True):
 
 
 AnyRecord = (
-    ServerStarted | StandbyAttached | SiteAdmitted | SiteRemoved | RangeGranted | RoundGranted
+    ServerStarted | StandbyAttached | Initialised | SiteAdmitted | SiteRemoved | RangeGranted | RoundGranted
     | RangesReturned | ContributionAccepted | ContributionDiscarded | Merged
 )  # fmt: skip
 
@@ -144,7 +150,7 @@ class Book(msgspec.Struct, frozen=True, kw_only=True):
     standby: str = ""
     version: int = 0
     hash: str = ""
-    """Hash of the published parameters of `version`."""
+    """Hash of the published parameters of `version`; '' before there are any."""
     sites: dict[str, SiteBook] = {}
     free: Ranges = ()
     """Returned ranges, leased again before new ones."""
@@ -193,6 +199,10 @@ def _started(book: Book, record: ServerStarted) -> Book:
 
 def _attached(book: Book, record: StandbyAttached) -> Book:
     return replace(book, standby=record.name)
+
+
+def _initialised(book: Book, record: Initialised) -> Book:
+    return replace(book, hash=record.hash)
 
 
 def _admitted(book: Book, record: SiteAdmitted) -> Book:
@@ -300,6 +310,7 @@ def _merged(book: Book, record: Merged) -> Book:
 _FOLDS = {
     ServerStarted: _started,
     StandbyAttached: _attached,
+    Initialised: _initialised,
     SiteAdmitted: _admitted,
     SiteRemoved: _removed,
     RangeGranted: _granted,

@@ -84,9 +84,9 @@ def ready(state: ServerState) -> bool:
     all_in = all(name in there for name in expected(state))
     if config.terms.mode == "strict":
         return all_in and (bool(live.stopping) or set(book.members) == set(config.sites))
-    if live.quorum_s is None:
-        return False
-    return all_in or live.now_s >= live.quorum_s + grace_s(state)
+    if all_in:
+        return True
+    return live.quorum_s is not None and live.now_s >= live.quorum_s + grace_s(state)
 
 
 def merge(state: ServerState) -> Merge | None:

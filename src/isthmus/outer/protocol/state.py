@@ -53,6 +53,7 @@ class Peer(msgspec.Struct, frozen=True, kw_only=True):
     grants_sent: int = 0
     fate_due: bool = False
     refresh: bool = False
+    init_asked: bool = False
     sent_version: int = -1
     applied_version: int = -1
     stop_sent: bool = False
@@ -80,6 +81,8 @@ class Live(msgspec.Struct, frozen=True, kw_only=True):
     delta_floor: int = 0
     """Deltas to versions above this one are at hand."""
     published: int = 0
+    init_hash: str = ""
+    """Of initial parameters that are here and not durable yet."""
     quorum_s: float | None = None
     """Since when a quorum of contributions waits."""
     last_quorum_s: float | None = None
@@ -93,8 +96,10 @@ class Live(msgspec.Struct, frozen=True, kw_only=True):
     stepped_down: bool = False
     replica_length: int = -1
     """Records the standby is known to hold; -1: not connected since this process started."""
-    replica_sent: int = 0
+    replica_told: tuple[int, int] = (-1, -1)
+    """(start, end) of the records last sent to it."""
     replica_heard_s: float = 0.0
+    replica_told_s: float = -1e9
     replica_up: bool = False
     replica_name: str = ""
     votes: tuple[str, ...] = ()
@@ -145,6 +150,12 @@ class Arrived(Event, frozen=True):
     norm: float
 
 
+class InitArrived(Event, frozen=True):
+    """Initial parameters are here: from a site that was asked, or the executor had them from the start."""
+
+    hash: str
+
+
 class Issued(Event, frozen=True):
     """The executor has begun these actions (a Send: handed to the connection)."""
 
@@ -183,8 +194,8 @@ class ReplicaDown(Event, frozen=True):
 
 
 AnyEvent = (
-    Tick | PeerUp | PeerDown | Received | Arrived | Issued | Persisted | PersistFailed | MergeDone | StopAsked
-    | ReplicaHeard | ReplicaDown
+    Tick | PeerUp | PeerDown | Received | Arrived | InitArrived | Issued | Persisted | PersistFailed |
+    MergeDone | StopAsked | ReplicaHeard | ReplicaDown
 )  # fmt: skip
 
 
@@ -196,9 +207,9 @@ class Action(msgspec.Struct, frozen=True):
 
 
 class Persist(Action, frozen=True):
-    """Append to the log and sync, then `Persisted`; with a ContributionAccepted, its bytes first. Else
-    `PersistFailed`. Either all records or none may survive a crash in between, or any prefix: each record
-    stands for itself."""
+    """Append to the log and sync, then `Persisted`; bytes of an accepted contribution or of version 0
+    first. Else `PersistFailed`. Either all records or none may survive a crash in between, or any prefix:
+    each record stands for itself."""
 
     records: tuple[AnyRecord, ...]
 
@@ -229,7 +240,8 @@ class Publish(Action, frozen=True):
 
 
 class Replicate(Action, frozen=True):
-    """Send the standby the records from number `start` to `end`, with the bytes of accepted contributions."""
+    """Send the standby the records from number `start` to `end`, with the bytes of accepted contributions;
+    none of them is a sign of life."""
 
     name: str
     start: int
