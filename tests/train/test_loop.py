@@ -20,7 +20,7 @@ def test_the_loss_falls_and_every_step_is_told(runner):
     steps = runner.events(events.StepDone)
     assert [event.step for event in steps] == list(range(1, 13))
     assert {event.tokens for event in steps} == {8 * 32}
-    assert steps[0].loss == pytest.approx(math.log(320), abs=0.3)
+    assert steps[0].loss == pytest.approx(math.log(320), abs=0.6)
     assert steps[-1].loss < steps[0].loss - 0.5
     assert outcome.reason == "budget"
     assert outcome.loss == steps[-1].loss
