@@ -198,5 +198,6 @@ def test_after_a_crash_anywhere_the_log_is_a_prefix_with_all_that_was_acknowledg
     kept = bodies(again)
     assert kept == [body(number) for number in range(len(kept))]
     assert len(kept) >= acknowledged
+    assert bodies(AppendLog(found.after_power_loss(), ROOT)) == kept
     again.append(b"next")
     assert bodies(AppendLog(found, ROOT)) == [*kept, b"next"]
