@@ -18,8 +18,8 @@ def init_weights(model: Transformer, seed: int) -> None:
 
     Norms are 1. Matrices are normal with standard deviation 1/sqrt(fan-in), those that write to the residual
     stream times 1/sqrt(2 * layers) (GPT-2). The embedding follows the rule too, with its width as fan-in:
-    with the usual 0.02 the first layers of a narrow model drown it (80 steps of tiny-moe on Python source reach
-    a loss of 4.9, and 4.2 this way).
+    with the usual 0.02 the first layers of a narrow model drown it (80 steps of tiny-moe on Python source
+    reach a loss of 4.9, and 4.2 this way).
     """
     with torch.no_grad():
         for name, param in model.named_parameters():
