@@ -80,11 +80,16 @@ def wait_for_checkpoint(run_dir: RunDir, after: str = "") -> None:
 
 
 def test_killed_then_asked_to_leave_then_resumed_is_the_uninterrupted_run(run_dir, tmp_path):
-    """One journey: kill -9, SIGTERM, to the end. Another process does the same without a break."""
+    """One journey: kill -9, SIGTERM, to the end. Another process does the same without a break.
+
+    That one is also watched for `torch._dynamo`, whose import takes seconds and which nothing here needs.
+    """
     whole = make_run(load_run(run_dir.run_yaml), tmp_path / "whole")
-    command = [sys.executable, "-m", "isthmus.train", "--run-dir", str(whole.path), "--site", "here"]
+    command = [sys.executable, "-X", "importtime", "-m", "isthmus.train"]
+    command += ["--run-dir", str(whole.path), "--site", "here"]
     environ = {**os.environ, "OMP_NUM_THREADS": "1", "RANK": "0", "WORLD_SIZE": "1"}
-    with subprocess.Popen(command, env=environ, stderr=subprocess.DEVNULL) as undisturbed:
+    imports = tmp_path / "imports"
+    with imports.open("w") as told, subprocess.Popen(command, env=environ, stderr=told) as undisturbed:
         rank = Rank(run_dir)
         wait_for_checkpoint(run_dir)
         os.kill(rank.pid, signal.SIGKILL)
@@ -102,6 +107,8 @@ def test_killed_then_asked_to_leave_then_resumed_is_the_uninterrupted_run(run_di
 
         assert Rank(run_dir).finish() == 0
     assert undisturbed.returncode == 0
+    assert "isthmus.train.loop" in imports.read_text()
+    assert "torch._dynamo" not in imports.read_text()
     disturbed, expected = load_final(run_dir.final), load_final(whole.final)
     assert disturbed.tokens == NUM_STEPS * 8 * 32
     for name, array in expected.parameters.items():
