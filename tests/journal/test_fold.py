@@ -40,10 +40,10 @@ def published(version: int, at_s: float, tokens: int) -> e.VersionPublished:
     )  # fmt: skip
 
 
-def link(at_s: float, up: int, connected: bool = True) -> e.LinkSample:
+def link(at_s: float, up: int, connected: bool = True, server: str = "") -> e.LinkSample:
     return e.LinkSample(
         wall_s=at_s, site="a", bytes_up=up, bytes_down=0, rtt_s=0.03, up_bps=1e8, down_bps=1e8,
-        resent_chunks=0, connected=connected,
+        resent_chunks=0, connected=connected, server=server,
     )  # fmt: skip
 
 
@@ -75,6 +75,24 @@ def test_a_version_told_twice_counts_once():
 def test_a_client_that_starts_again_does_not_lose_its_bytes():
     view = fold([link(1, 100), link(2, 250), link(3, 40), link(4, 60)])
     assert view.sites["a"].link.bytes_up == 250 + 60
+
+
+def test_a_standbys_connection_is_counted_for_itself():
+    view = fold([link(1, 100, server="x"), link(1, 7, server="y"), link(2, 200, server="x", connected=False)])
+    assert view.sites["a"].link.bytes_up == 200 + 7
+    assert view.sites["a"].link.connected
+    assert not view.spans
+
+
+def test_a_fault_that_does_not_last_is_a_moment():
+    told = [e.Fault(wall_s=i, subject="site/a", kind="gradient_not_finite", detail="") for i in (1.0, 2.0)]
+    assert [(span.start_s, span.end_s) for span in fold(told).spans] == [(1.0, 1.0), (2.0, 2.0)]
+
+
+def test_a_version_shows_that_the_disk_takes_bytes_again():
+    full = e.Fault(wall_s=5.0, subject="server", kind="disk_full", detail="")
+    view = fold([published(1, 1.0, 10), full, published(2, 9.0, 10)])
+    assert view.spans[0].end_s == 9.0
 
 
 def test_faults_are_spans_on_their_sites_lane():

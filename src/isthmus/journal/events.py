@@ -121,6 +121,8 @@ class LinkSample(Event, frozen=True, kw_only=True):
     down_bps: float
     resent_chunks: int
     connected: bool
+    server: str = ""
+    """Which server, where there is a standby as well: each connection counts its own bytes."""
 
 
 class ServerStarted(Event, frozen=True, kw_only=True):

@@ -14,6 +14,7 @@ from isthmus.journal.view import (
     KEPT,
     RECENT_STEPS,
     Checkpoint,
+    Counted,
     Epoch,
     LinkView,
     Merge,
@@ -23,6 +24,8 @@ from isthmus.journal.view import (
 )
 
 SERVER = "server"
+LASTING = ("_died", "_down", "_left", "_full")
+"""Ends of the kinds of faults that last until they are recovered from; others are moments."""
 OUTAGE_S = 0.2
 """A new life of the server is shown as an outage only if it was not heard for longer than this."""
 
@@ -68,7 +71,8 @@ def _open_span(view: RunView, event: AnyEvent, subject: str, kind: str, detail: 
     lane = lane_of(view, subject)
     if any(span.end_s is None and (span.lane, span.kind) == (lane, kind) for span in view.spans):
         return view
-    span = Span(lane=lane, subject=subject, kind=kind, detail=detail, start_s=event.wall_s)
+    end_s = None if kind.endswith(LASTING) else event.wall_s
+    span = Span(lane=lane, subject=subject, kind=kind, detail=detail, start_s=event.wall_s, end_s=end_s)
     return replace(view, spans=(*view.spans, span)[-KEPT:])
 
 
@@ -190,6 +194,7 @@ def _version_published(view: RunView, event: events.VersionPublished) -> RunView
         full_quorum=event.full_quorum,
         wait_s=event.wait_s,
     )
+    view = _close_span(view, event, SERVER, "disk_full")
     return replace(
         view,
         version=event.version,
@@ -219,22 +224,24 @@ def _quarantined(view: RunView, event: events.Quarantined) -> RunView:
 
 def _link_sample(view: RunView, event: events.LinkSample) -> RunView:
     link = _of(view, event.site).link
-    up = link.bytes_up + _gain(event.bytes_up, link.counted_up)
-    down = link.bytes_down + _gain(event.bytes_down, link.counted_down)
+    before = link.counted.get(event.server, Counted())
+    up = link.bytes_up + _gain(event.bytes_up, before.bytes_up)
+    down = link.bytes_down + _gain(event.bytes_down, before.bytes_down)
+    counted = {**link.counted, event.server: Counted(event.bytes_up, event.bytes_down, event.connected)}
+    connected = any(server.connected for server in counted.values())
     now = LinkView(
         bytes_up=up,
         bytes_down=down,
-        counted_up=event.bytes_up,
-        counted_down=event.bytes_down,
+        counted=counted,
         rtt_s=event.rtt_s or link.rtt_s,
         up_bps=event.up_bps or link.up_bps,
         down_bps=event.down_bps or link.down_bps,
         resent_chunks=max(event.resent_chunks, link.resent_chunks),
-        connected=event.connected,
+        connected=connected,
         curve=link.curve.add(event.wall_s, float(up), float(down), event.rtt_s),
     )
     view = _site(view, event.site, link=now)
-    if event.connected:
+    if connected:
         return _close_span(view, event, event.site, "link_down")
     return _open_span(view, event, event.site, "link_down", "no connection to the server")
 

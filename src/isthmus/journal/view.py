@@ -48,19 +48,27 @@ class Checkpoint(msgspec.Struct, frozen=True, kw_only=True):
     duration_s: float
 
 
-class LinkView(msgspec.Struct, frozen=True, kw_only=True):
-    """A site's link to the server. Bytes are as the transport counts them, over all lives of the client."""
+class Counted(msgspec.Struct, frozen=True):
+    """What a client's counters for one server said last; they start at 0 again with the client."""
 
     bytes_up: int = 0
     bytes_down: int = 0
-    counted_up: int = 0
-    """What the client's counter said last; it starts at 0 again with the client."""
-    counted_down: int = 0
+    connected: bool = True
+
+
+class LinkView(msgspec.Struct, frozen=True, kw_only=True):
+    """A site's link to its servers. Bytes are as the transport counts them, over all lives of the client."""
+
+    bytes_up: int = 0
+    bytes_down: int = 0
+    counted: dict[str, Counted] = {}
+    """By server."""
     rtt_s: float = 0.0
     up_bps: float = 0.0
     down_bps: float = 0.0
     resent_chunks: int = 0
     connected: bool = True
+    """To any server."""
     curve: Curve = Curve()
     """(wall_s, bytes_up, bytes_down, rtt_s)"""
 
@@ -100,7 +108,7 @@ class SiteView(msgspec.Struct, frozen=True, kw_only=True):
     curve: Curve = Curve()
     """(wall_s, tokens, loss, wait_s), tokens and wait_s summed from the start."""
     held_out: Curve = Curve()
-    """(wall_s, tokens, loss, version), tokens of the whole run"""
+    """(wall_s, tokens, loss, version), tokens of this site"""
     recent: tuple[tuple[float, float, float, float], ...] = ()
     """(wall_s, tokens, step_s, wait_s) of the last steps."""
     link: LinkView = LinkView()

@@ -106,7 +106,7 @@ class Journal:
         """One attempt to bring everything to the disk. On trouble the events stay queued for the next."""
         try:
             self._log = self._log or self._open()
-            self._tell_dropped()
+            self._tell_dropped(self._log)
             self._append_waiting(self._log)
             if sync or len(self._unsynced) >= BUFFERED_EVENTS // 2:
                 self._sync(self._log)
@@ -116,12 +116,21 @@ class Journal:
             self._log = None
             self._held.close()
 
-    def _tell_dropped(self) -> None:
+    def _tell_dropped(self, log: AppendLog) -> None:
+        """Ahead of what still waits, since the oldest were dropped, and not through the queue that is full."""
         with self._lock:
             dropped, self._dropped = self._dropped, 0
-        if dropped:
-            event = EventsDropped(count=dropped, reason=self._trouble)
-            self.emit(event)
+        if not dropped:
+            return
+        event = EventsDropped(
+            wall_s=self._clock.wall_s(), source=self._source, count=dropped, reason=self._trouble
+        )
+        try:
+            log.append(self._encode(event), sync=False)
+        except StorageError:
+            with self._lock:
+                self._dropped += dropped
+            raise
 
     def _append_waiting(self, log: AppendLog) -> None:
         while self._waiting:

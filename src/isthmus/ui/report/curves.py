@@ -18,12 +18,16 @@ def loss_over_time(view: RunView, site: SiteView) -> list[Point]:
 
 def loss_over_tokens(view: RunView, site: SiteView) -> list[Point]:
     """Against the tokens that all sites had trained by then, so that the sites can be compared."""
-    trained = [_interpolated(other.curve.points(), 1) for other in view.sites.values() if other.steps]
-    return [(sum(at(row[0]) for at in trained), row[2]) for row in site.curve.points()]
+    return _by_tokens(view, site.curve.points())
 
 
-def held_out(site: SiteView) -> list[Point]:
-    return [(row[1], row[2]) for row in site.held_out.points()]
+def held_out_over_tokens(view: RunView, site: SiteView) -> list[Point]:
+    return _by_tokens(view, site.held_out.points())
+
+
+def _by_tokens(view: RunView, rows: Sequence[Row]) -> list[Point]:
+    trained = [_interpolated(site.curve.points(), 1) for site in view.sites.values() if site.steps]
+    return [(sum(at(row[0]) for at in trained), row[2]) for row in rows]
 
 
 def smoothed(points: Sequence[Point]) -> list[Point]:

@@ -126,7 +126,9 @@ def _losses(view: RunView) -> str:
         rows = site.curve.points()
         trained.append(Series(name=site.name, colour=tint, points=curves.column(view, rows, 1)))
         if site.held_out.points():
-            held_out.append(Series(name=site.name, colour=tint, points=curves.held_out(site), dots=True))
+            held_out.append(
+                Series(name=site.name, colour=tint, points=curves.held_out_over_tokens(view, site), dots=True)
+            )
     loss = Axis(show=lambda value: f"{value:.3g}")
     tokens = Axis(show=text.tick, low=0.0)
     charts = [
@@ -141,7 +143,9 @@ def _losses(view: RunView) -> str:
     ]
     if held_out:
         charts.append(
-            html.figure("Held-out loss by tokens", line_chart(held_out, tokens, loss), _legend(view))
+            html.figure(
+                "Held-out loss by tokens of the whole run", line_chart(held_out, tokens, loss), _legend(view)
+            )
         )
     charts.append(
         html.figure(
