@@ -76,8 +76,7 @@ class Disk:
         return self.done
 
     def snapshot(self) -> None:
-        oldest = self.snapshots.save(self.state, b"%d" % self.done, self.done - 1)
-        self.wal.truncate_before(oldest + 1)
+        self.wal.truncate_before(self.snapshots.save(self.state, b"%d" % self.done, self.done - 1))
 
 
 def test_a_snapshot_brings_everything_back(tmp_path: Path):
@@ -87,7 +86,7 @@ def test_a_snapshot_brings_everything_back(tmp_path: Path):
             step(state, number, payloads(number))
         snapshots = Snapshots(DiskStore(), tmp_path / str(count))
         assert snapshots.load() is None
-        assert snapshots.save(state, b"protocol", count - 1) == count - 1
+        assert snapshots.save(state, b"protocol", count - 1) == count
         loaded = Snapshots(DiskStore(), tmp_path / str(count)).load()
         assert loaded is not None
         assert (loaded.protocol, loaded.entry, loaded.skipped) == (b"protocol", count - 1, [])
@@ -99,8 +98,14 @@ def test_a_snapshot_brings_everything_back(tmp_path: Path):
 def test_the_last_ones_are_kept_and_the_rest_deleted():
     store = MemoryStore()
     snapshots = Snapshots(store, ROOT, keep=2)
-    assert [snapshots.save(start(), b"", entry) for entry in range(5)] == [0, 0, 1, 2, 3]
+    assert [snapshots.save(start(), b"", entry) for entry in range(5)] == [1, 1, 2, 3, 4]
     assert [name[:8] for name in store.list(ROOT)] == ["00000004"] * 3 + ["00000005"] * 3
+
+
+def test_the_log_is_kept_for_payloads_that_a_kept_snapshot_waits_for():
+    snapshots = Snapshots(MemoryStore(), ROOT, keep=2)
+    wanted = [(10, 7), (20, 21), (30, 25), (40, 41)]
+    assert [snapshots.save(start(), b"", *pair) for pair in wanted] == [7, 7, 21, 25]
 
 
 @pytest.mark.parametrize("victim", ["00000003-manifest", "00000003-fragment-0001"])

@@ -249,12 +249,13 @@ class Ledger:
         self._merges_since = 0
         waiting = {"/".join(map(str, key)): entry for key, entry in self._entries.items()}
         saved = msgspec.msgpack.encode(Saved(self.book, waiting))
+        entry = self._wal.next_index - 1
+        log_from = min([entry + 1, *self._entries.values()])
         try:
-            kept = self._snapshots.save(self._master, saved, self._wal.next_index - 1)
+            self._wal.truncate_before(self._snapshots.save(self._master, saved, entry, log_from))
         except StorageError as error:
             self._journal.emit(events.CheckpointFailed(what="server", reason=str(error)))
             return
-        self._wal.truncate_before(min([kept + 1, *self._entries.values()]))
         self._journal.emit(
             events.CheckpointSaved(
                 what="server",

@@ -30,6 +30,7 @@ class _File(msgspec.Struct, frozen=True):
 class _Manifest(msgspec.Struct, frozen=True):
     version: int
     entry: int
+    log_from: int
     progress: float
     touched: list[bool]
     hash: str
@@ -54,11 +55,12 @@ class Snapshots:
         self._store, self._folder, self._keep = store, folder, keep
         store.make_folder(folder)
 
-    def save(self, state: MasterState, protocol: bytes, entry: int) -> int:
+    def save(self, state: MasterState, protocol: bytes, entry: int, log_from: int | None = None) -> int:
         """Save the state after log entry `entry` (-1: before the first); durable on return.
 
-        Returns the entry of the oldest snapshot kept: the log is needed from the next one on.
-        Raises StorageError; earlier snapshots are as they were.
+        `log_from` is the first log entry that this snapshot needs (by default the next): lower if it speaks
+        of payloads that are still to be merged. Returns the lowest of all snapshots kept: what lies below
+        may go. Raises StorageError; earlier snapshots are as they were.
         """
         self._sweep()
         number = max(self._numbers(), default=0) + 1
@@ -67,6 +69,7 @@ class Snapshots:
             manifest = _Manifest(
                 version=state.version,
                 entry=entry,
+                log_from=entry + 1 if log_from is None else log_from,
                 progress=state.progress,
                 touched=state.touched.tolist(),
                 hash=state.hash,
@@ -81,7 +84,7 @@ class Snapshots:
             with contextlib.suppress(StorageError):
                 self._sweep()
             raise
-        return self._drop_old(entry)
+        return self._drop_old()
 
     def load(self) -> Loaded | None:
         """The newest snapshot that is whole; None if there never was one.
@@ -159,19 +162,19 @@ class Snapshots:
         names = self._store.list(self._folder)
         return [int(name.split("-")[0]) for name in names if name.endswith("-manifest")]
 
-    def _drop_old(self, newest_entry: int) -> int:
-        """Returns the lowest entry among those kept. Damaged ones do not count as kept."""
-        entries = {}
+    def _drop_old(self) -> int:
+        """Returns the lowest `log_from` among those kept. Damaged ones do not count as kept."""
+        log_from = {}
         for number in self._numbers():
             with contextlib.suppress(CorruptError):
-                entries[number] = self._read_manifest(number).entry
-        kept = sorted(entries)[-self._keep :]
+                log_from[number] = self._read_manifest(number).log_from
+        kept = sorted(log_from)[-self._keep :]
         for number in self._numbers():
             if number not in kept:
                 self._store.delete(self._manifest(number))
         self._store.fsync(self._folder)
         self._sweep()
-        return min((entries[number] for number in kept), default=newest_entry)
+        return min(log_from[number] for number in kept)
 
     def _sweep(self) -> None:
         """Delete fragments that belong to no manifest."""
