@@ -117,7 +117,7 @@ class Journal:
             self._held.close()
 
     def _tell_dropped(self, log: AppendLog) -> None:
-        """Ahead of what still waits, since the oldest were dropped, and not through the queue that is full."""
+        """Ahead of what still waits, since the oldest were dropped; not through the queue, which is full."""
         with self._lock:
             dropped, self._dropped = self._dropped, 0
         if not dropped:

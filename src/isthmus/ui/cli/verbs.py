@@ -28,7 +28,6 @@ VERBS = (
     Verb(
         "demo", "demo:demo", "Train a small Mixture-of-Experts model over two sites of this machine.", TRAIN
     ),
-    Verb("server", "server:app", "Run or promote the parameter server that joins the sites.", TRAIN),
     Verb("generate", "generate:generate", "Continue a prompt with a checkpoint of a run.", TRAIN),
     Verb("status", "status:status", "Show where a run stands: sites, links, versions, faults.", READ),
     Verb("logs", "logs:logs", "Print the events of a run's journal.", READ),
