@@ -355,6 +355,14 @@ def _pushed(state: MemberState, event: Pushed) -> MemberState:
         steps=event.steps,
         group_tokens=event.group_tokens,
     )
+    passed = state.offer  # made before this push, so the ranks will not take it
+    if passed is not None:
+        state = replace(
+            state,
+            rebase_due=True,
+            reset_due=state.reset_due or passed.reset,
+            moments_due=state.moments_due or passed.moments,
+        )
     return replace(
         state,
         seq=contribution.seq,
@@ -411,7 +419,7 @@ def _begun(state: MemberState, action: Any) -> MemberState:
 
 
 def _offered(state: MemberState, action: OfferBase) -> MemberState:
-    offer = Offer(action.version, action.reset)
+    offer = Offer(action.version, action.reset, action.moments)
     return replace(state, offer=offer, rebase_due=False, reset_due=False, moments_due=False)
 
 

@@ -207,7 +207,9 @@ def want_refresh(state: MemberState) -> AnyAction | None:
 
 
 def tell_start(state: MemberState) -> AnyAction | None:
-    return TellStart(state.terms) if state.start_due and state.terms is not None else None
+    if not state.start_due or state.terms is None:
+        return None
+    return TellStart(state.terms, may_push=state.pending is None)
 
 
 def offer_base(state: MemberState) -> AnyAction | None:

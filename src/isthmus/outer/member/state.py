@@ -29,6 +29,7 @@ class Offer(msgspec.Struct, frozen=True):
 
     version: int
     reset: bool
+    moments: bool
 
 
 class MemberState(msgspec.Struct, frozen=True, kw_only=True):
@@ -281,6 +282,8 @@ class OfferBase(Action, frozen=True):
 
 class TellStart(Action, frozen=True):
     terms: Terms
+    may_push: bool
+    """False: a contribution of the ranks before these is still in flight."""
 
 
 class GiveWork(Action, frozen=True):

@@ -3,6 +3,8 @@
 import math
 from statistics import median
 
+from msgspec.structs import replace
+
 from isthmus.outer.messages import Contribution
 from isthmus.outer.protocol.records import AnyRecord, ContributionAccepted, ContributionDiscarded, Merged
 from isthmus.outer.protocol.state import Arrived, Merge, ServerState
@@ -32,7 +34,8 @@ def fates(state: ServerState) -> list[AnyRecord]:
                 )
             )
         else:
-            records.append(ContributionAccepted(contribution=contribution))
+            measured = replace(contribution, norm=arrived.norm)  # the server's own figure, not the site's
+            records.append(ContributionAccepted(contribution=measured))
     return records
 
 
@@ -43,8 +46,8 @@ def why_discard(state: ServerState, arrived: Arrived) -> str:
         return "lease_lost"
     if not arrived.finite or not math.isfinite(arrived.norm):
         return "quarantined"
-    enough = len(book.norms) >= config.outlier_after
-    if config.outlier_factor > 0 and enough and arrived.norm > config.outlier_factor * book.norm_median():
+    limit = config.outlier_factor * book.norm_median()
+    if limit > 0 and len(book.norms) >= config.outlier_after and arrived.norm > limit:
         return "quarantined"
     if book.version - contribution.base_version > config.staleness_max:
         return "stale"

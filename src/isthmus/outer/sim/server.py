@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 FRAGMENTS = 2
 SNAPSHOT_EVERY = 5
 FULL_KEPT = 3
+LARGE = 1e5
+"""More samples than any simulated window has: a vector that claims them is an outlier."""
 PLAN_BOUND = 500
 """Rounds of planning after one event; more means the machine does not settle."""
 
@@ -295,7 +297,7 @@ class SimServer:
         vector = np.concatenate([self.halves.pop(key) for key in keys])
         self.payloads.setdefault(contribution.id, vector)
         finite = bool(np.isfinite(vector).all())
-        norm = float(abs(vector[0])) if finite else math.nan
+        norm = float(contribution.tokens) * (100.0 if abs(vector[0]) > LARGE else 1.0) if finite else math.nan
         self.feed(state.Arrived(contribution.site, contribution, finite, norm))
 
     # ---- as a standby

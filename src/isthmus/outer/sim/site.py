@@ -139,7 +139,8 @@ class SimSite:
         self.world.checks.residual[(self.name, self.incarnation, seq)] = self.error
         if self.poison_next:
             self.poison_next = False
-            self.upload[seq] = sent * np.nan
+            enough = any(server.serving and len(server.state.book.norms) >= 5 for server in self.world.servers)
+            self.upload[seq] = sent + 1e6 if enough and seq % 2 else sent * np.nan
         keys = [contribution_key(self.name, self.incarnation, seq, index) for index in range(FRAGMENTS)]
         fragments = tuple(Fragment(key, 24, "") for key in keys)
         self.feed(state.Encoded(seq, float(abs(sent[0])), fragments))
@@ -243,6 +244,7 @@ class SimRanks:
         match order:
             case state.TellStart():
                 self.started, self.strict = True, order.terms.mode == "strict"
+                self.may_push = order.may_push
                 self.delay = order.terms.delay
             case state.GiveWork():
                 self.queue = normal([*self.queue, *order.ranges])
@@ -294,7 +296,7 @@ class SimRanks:
         offer = self.offer
         if offer is None:
             return
-        if self.strict and not offer.reset and (self.took or self.since_push < self.delay):
+        if self.strict and not offer.reset and self.queue and (self.took or self.since_push < self.delay):
             return
         self.offer = None
         base = self.client.base
