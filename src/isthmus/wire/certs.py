@@ -93,7 +93,7 @@ def describe(folder: Path) -> list[dict[str, str]]:
                 "key_mode": oct(key.stat().st_mode & 0o777) if key.exists() else "absent",
             }
         )
-    return rows
+    return sorted(rows, key=lambda row: row["name"])
 
 
 def read_certificate(path: Path) -> x509.Certificate:

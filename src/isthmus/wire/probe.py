@@ -12,6 +12,7 @@ import msgspec
 import xxhash
 
 from isthmus import __version__
+from isthmus.spec.dump import plain
 from isthmus.spec.run import RunSpec
 from isthmus.wire.channel import Channel, tcp_counters
 from isthmus.wire.frames import FrameError, Kind
@@ -49,12 +50,11 @@ def run_facts(run: RunSpec) -> dict[str, str]:
         "wire": str(WIRE_VERSION),
         "model": _hash(run.model),
         "data": _hash(msgspec.structs.replace(run.data, cache="")),
-        "train": _hash(run.train),
     }
 
 
 def _hash(part: msgspec.Struct) -> str:
-    return xxhash.xxh3_128_hexdigest(msgspec.json.encode(part, order="deterministic"))
+    return xxhash.xxh3_128_hexdigest(msgspec.json.encode(plain(part), order="deterministic"))
 
 
 def answer(channel: Channel, facts: Mapping[str, str], timing: Timing, stop: threading.Event) -> None:
@@ -63,18 +63,18 @@ def answer(channel: Channel, facts: Mapping[str, str], timing: Timing, stop: thr
     channel.sock.settimeout(_IDLE_S)
     piece = memoryview(bytes(PIECE_BYTES))
     while not stop.is_set():
-        request = _read(channel, Request)
+        request = hear(channel, Request)
         if request.what == "bye":
             return
         if request.what == "facts":
-            _say(channel, dict(facts))
+            say(channel, dict(facts))
         elif request.what == "sink":
-            _say(channel, sink(channel, timing))
+            say(channel, sink(channel, timing))
         elif request.what == "source":
             source(channel, piece, min(request.duration_s, MAX_BURST_S))
-            _say(channel, _tally(channel, 0, 0.0, timing))
+            say(channel, _tally(channel, 0, 0.0, timing))
         elif request.what == "echo":
-            _say(channel, _tally(channel, 0, 0.0, timing))
+            say(channel, _tally(channel, 0, 0.0, timing))
         else:
             raise FrameError(f"unknown probe '{request.what}'")
 
@@ -115,11 +115,12 @@ def sink(channel: Channel, timing: Timing) -> Tally:
         start_s = start_s or time.monotonic()
 
 
-def _say(channel: Channel, content: object) -> None:
+def say(channel: Channel, content: object) -> None:
     channel.send(Kind.PROBE, msgspec.msgpack.encode(content))
 
 
-def _read(channel: Channel, kind: type[_Said]) -> _Said:
+def hear(channel: Channel, kind: type[_Said]) -> _Said:
+    """The other side's next words. Raises OSError or FrameError."""
     header, payload = channel.read_frame()
     if header.kind is not Kind.PROBE:
         raise FrameError(f"{header.kind.name} in a probe")
