@@ -25,6 +25,7 @@ def build_app(run: str | None = None) -> App:
         help="Train one language model over all the compute you can reach.",
         version=__version__,
         version_flags=["--version"],
+        help_format="plaintext",
         suppress_keyboard_interrupt=False,
         default_parameter=Parameter(negative="", show_default=_default),
     )

@@ -1,6 +1,6 @@
 """The table of verbs: where each lives, and its line in `isthmus --help`. A module is imported to run it."""
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 TRAIN = "Train"
 READ = "Read a run"
@@ -8,8 +8,7 @@ SET_UP = "Set up"
 MEASURE = "Measure"
 
 
-@dataclass(frozen=True)
-class Verb:
+class Verb(NamedTuple):
     """`target` is `module:attribute` below `isthmus.ui.cli`: a function, or an App of the same name."""
 
     name: str
