@@ -75,7 +75,7 @@ def test_falls_back_and_says_what_it_skipped(damage):
         case "no tensors":
             store.delete(path)
         case "manifest":
-            store.truncate(path.with_suffix(".json"), 20)
+            store.truncate(FOLDER / "step-000000002.json", 20)
     found, skipped = load_newest(store, FOLDER)
     assert found is not None
     assert found.facts.step == 1
@@ -100,15 +100,53 @@ def test_power_loss_at_every_operation_leaves_an_acknowledged_checkpoint_or_a_ne
             return
 
 
+def test_power_loss_while_a_step_is_saved_again_with_other_values_leaves_one_of_both():
+    """A new version may change the parameters between two saves at the same step."""
+    for crash_at in itertools.count():
+        store = MemoryStore(seed=crash_at)
+        write(store, 3)
+        store.operations, store.crash_at = 0, crash_at
+        other = {"w": np.full((3, 5), -1, np.float32)}
+        try:
+            write_checkpoint(store, FOLDER, facts(3), other, {})
+            prune(store, FOLDER, keep=1)
+        except Crash:
+            for survivor in (store.after_kill(), store.after_power_loss()):
+                found, skipped = load_newest(survivor, FOLDER)
+                assert found is not None
+                assert skipped == []
+                assert found.parameters["w"][0, 0] in (3, -1)
+        else:
+            assert len(store.list(FOLDER)) == 2
+            return
+
+
 def test_pruning_keeps_the_newest_and_clears_what_a_crash_left():
     store = MemoryStore()
     for step in range(1, 6):
         write(store, step)
     store.delete(FOLDER / "step-000000001.json")
     prune(store, FOLDER, keep=2)
-    assert store.list(FOLDER) == [
-        f"step-00000000{n}.{kind}" for n in (4, 5) for kind in ("json", "safetensors")
-    ]
+    names = store.list(FOLDER)
+    assert [name[:14] for name in names] == ["step-000000004"] * 2 + ["step-000000005"] * 2
+    assert [Path(name).suffix for name in names] == [".safetensors", ".json"] * 2
+
+
+def test_nothing_is_pruned_by_a_manifest_that_cannot_be_read():
+    store = MemoryStore()
+    for step in (1, 2):
+        write(store, step)
+    store.truncate(FOLDER / "step-000000002.json", 20)
+    before = store.list(FOLDER)
+    prune(store, FOLDER, keep=2)
+    assert store.list(FOLDER) == before
+
+
+def test_what_a_killed_writer_left_is_cleared(tmp_path):
+    left = tmp_path / ".step-000000001-aaaaaaaa.safetensors.tmp"
+    left.touch()
+    CheckpointWriter(tmp_path, 1, lambda saved: None)
+    assert not left.exists()
 
 
 def test_a_full_disk_fails_the_save_and_spares_the_old_one():

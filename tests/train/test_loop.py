@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from isthmus.comm.local import run_ranks
+from isthmus.data.dataset import prepare
 from isthmus.errors import CorruptError, InputError, IsthmusError
 from isthmus.journal import events, store
 from isthmus.journal.store import DiskStore
@@ -237,6 +238,13 @@ def test_no_more_checkpoints_are_kept_than_asked_for(runner):
     assert names[-1] == "step-000000012.json"
     saved = runner.events(events.CheckpointSaved)
     assert saved[-1].step == 12
+
+
+def test_without_held_out_text_there_is_no_evaluation(runner, spec):
+    runner.spec = msgspec.structs.replace(spec, data=msgspec.structs.replace(spec.data, held_out=0.0))
+    runner.dataset = prepare(runner.spec.data, spec.model.vocab_size)
+    assert math.isnan(runner.train().held_out_loss)
+    assert runner.events(events.EvalDone) == []
 
 
 def test_evaluations_come_by_the_clock_and_at_the_end(runner):

@@ -1,11 +1,12 @@
 """Checkpoints of one site that survive kill -9 and power loss at any instant, and a full or failing disk.
 
-Each is two files in the site's `checkpoints/` folder: `step-000000120.safetensors` with parameters and
-moments, and then `step-000000120.json`, the manifest with size and checksum. Both are written aside,
-synced and renamed; without a manifest there is no checkpoint. Deleting goes the other way. No torch
-here.
+Each is two files in the site's `checkpoints/` folder: `step-000000120-<hash>.safetensors` with parameters and
+moments, and then `step-000000120.json`, the manifest, which names it with size and checksum. Both are written
+aside, synced and renamed; without a manifest there is no checkpoint. Deleting goes the other way round.
+No torch here.
 """
 
+import contextlib
 import threading
 import time
 from collections.abc import Callable
@@ -40,8 +41,9 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True):
 
 class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     facts: Facts
+    file: str
+    """Name of the tensor file. Part of it is the checksum, so that no file overwrites another."""
     size: int
-    """Bytes of the tensor file."""
     xxh3: str
     """XXH3-128 of the tensor file, hexadecimal."""
     format: int = 1
@@ -72,42 +74,59 @@ def write_checkpoint(store: Store, folder: Path, facts: Facts, parameters: Array
     digest = xxhash.xxh3_128()
     for buffer in buffers:
         digest.update(buffer)
-    manifest = Manifest(facts=facts, size=sum(buffer.nbytes for buffer in buffers), xxh3=digest.hexdigest())
-    path = folder / f"step-{facts.step:09d}{_TENSORS}"
+    checksum = digest.hexdigest()
+    manifest = Manifest(
+        facts=facts,
+        file=f"{_stem(facts)}-{checksum[:8]}{_TENSORS}",
+        size=sum(buffer.nbytes for buffer in buffers),
+        xxh3=checksum,
+    )
     store.make_folder(folder)
-    store.write_atomic(path, *buffers)
-    store.write_atomic(path.with_suffix(_MANIFEST), msgspec.json.encode(manifest))
-    return path
+    store.write_atomic(folder / manifest.file, *buffers)
+    store.write_atomic(folder / f"{_stem(facts)}{_MANIFEST}", msgspec.json.encode(manifest))
+    return folder / manifest.file
+
+
+def _stem(facts: Facts) -> str:
+    return f"step-{facts.step:09d}"
 
 
 def prune(store: Store, folder: Path, keep: int) -> None:
-    """Delete all but the newest `keep` checkpoints, and tensor files without a manifest that are older."""
-    steps = _steps(store, folder)
-    kept = steps[-keep:]
-    for name in steps[:-keep]:
-        store.delete(folder / f"{name}{_MANIFEST}")
-    if len(steps) > keep:
+    """Delete all but the newest `keep` checkpoints, and tensor files that belong to none."""
+    manifests = _manifests(store, folder)
+    for name in manifests[:-keep]:
+        store.delete(folder / name)
+    if len(manifests) > keep:
         store.fsync(folder)
+    files = set[str]()
+    for name in manifests[-keep:]:
+        try:
+            files.add(_read_manifest(store, folder / name).file)
+        except CorruptError:
+            return
     for name in store.list(folder):
-        stem, suffix = Path(name).stem, Path(name).suffix
-        if suffix == _TENSORS and kept and stem < kept[0]:
+        if name.endswith(_TENSORS) and name not in files:
             store.delete(folder / name)
 
 
-def _steps(store: Store, folder: Path) -> list[str]:
-    names = (name for name in store.list(folder) if name.startswith("step-") and name.endswith(_MANIFEST))
-    return [Path(name).stem for name in names]
+def _manifests(store: Store, folder: Path) -> list[str]:
+    return [name for name in store.list(folder) if name.startswith("step-") and name.endswith(_MANIFEST)]
+
+
+def _read_manifest(store: Store, path: Path) -> Manifest:
+    try:
+        return msgspec.json.decode(store.read(path), type=Manifest)
+    except msgspec.MsgspecError as error:
+        raise CorruptError(f"the manifest is damaged: {error}", where=str(path)) from error
 
 
 def read_checkpoint(store: Store, manifest_path: Path) -> Checkpoint:
     """Raises CorruptError if anything differs from what was written."""
     where = str(manifest_path)
+    manifest = _read_manifest(store, manifest_path)
+    path = manifest_path.with_name(manifest.file)
     try:
-        manifest = msgspec.json.decode(store.read(manifest_path), type=Manifest)
-        path = manifest_path.with_suffix(_TENSORS)
         file = store.read(path)
-    except msgspec.MsgspecError as error:
-        raise CorruptError(f"the manifest is damaged: {error}", where=where) from error
     except NotFoundError as error:
         raise CorruptError("the tensor file is missing", where=where) from error
     if file.nbytes != manifest.size:
@@ -123,12 +142,11 @@ def read_checkpoint(store: Store, manifest_path: Path) -> Checkpoint:
 def load_newest(store: Store, folder: Path) -> tuple[Checkpoint | None, list[Skipped]]:
     """The newest checkpoint that is sound, and the newer ones that are not, each with the reason."""
     skipped: list[Skipped] = []
-    for name in reversed(_steps(store, folder)):
-        path = folder / f"{name}{_MANIFEST}"
+    for name in reversed(_manifests(store, folder)):
         try:
-            return read_checkpoint(store, path), skipped
+            return read_checkpoint(store, folder / name), skipped
         except IsthmusError as error:
-            skipped.append(Skipped(path, error.message))
+            skipped.append(Skipped(folder / name, error.message))
     return None, skipped
 
 
@@ -154,6 +172,9 @@ class CheckpointWriter:
         self._folder, self._keep, self._told = folder, keep, told
         self._store = store or DiskStore()
         self._copies: dict[str, np.ndarray] = {}
+        for left in folder.glob(".step-*.tmp"):  # of a process that was killed as it wrote
+            with contextlib.suppress(OSError):
+                left.unlink()
         self._thread: threading.Thread | None = None
 
     @property
