@@ -81,12 +81,12 @@ class Message(msgspec.Struct, frozen=True, kw_only=True, tag=True):
 
 
 class Hello(Message, frozen=True, kw_only=True):
-    """First on every connection. Also the answer to `Rejoin`."""
+    """First on every connection, and the answer to `Rejoin`."""
 
     site: str
     incarnation: int
     session: int
-    """Counts the connections of this incarnation."""
+    """Counts the Hellos of this incarnation."""
     identity: Identity
     epoch: int
     """Highest epoch this site has seen."""
@@ -180,6 +180,8 @@ class VoteGranted(Message, frozen=True, kw_only=True):
 class Welcome(Message, frozen=True, kw_only=True):
     epoch: int
     incarnation: int
+    session: int
+    """Of the Hello it answers; a site takes one answer to each."""
     terms: Terms
     batch_size: int
     version: int

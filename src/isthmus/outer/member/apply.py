@@ -90,7 +90,6 @@ def _link_up(state: MemberState, event: LinkUp) -> MemberState:
     return replace(
         state,
         links=links,
-        session=state.session + 1,
         hello_due=(*state.hello_due, event.server),
         hello_s=state.now_s,
     )
@@ -188,13 +187,14 @@ def _ballot_durable(state: MemberState, event: BallotDurable) -> MemberState:
 
 
 def _welcome(state: MemberState, server: str, message: Welcome) -> MemberState:
-    if message.incarnation != state.incarnation:
+    if message.incarnation != state.incarnation or state.asked.get(server) != message.session:
         return state
     state = _homeless(state)
     pending = state.pending
     state = replace(
         state,
         home=server,
+        asked={name: session for name, session in state.asked.items() if name != server},
         epoch=message.epoch,
         start_due=state.start_due or (state.terms is None and state.attached),
         terms=message.terms,
@@ -450,7 +450,9 @@ _MARKS: dict[type, Callable[[MemberState, Any], MemberState]] = {
 def _sent(state: MemberState, server: str, message: Message) -> MemberState:
     match message:
         case Hello():
-            return replace(state, hello_due=tuple(name for name in state.hello_due if name != server))
+            rest = tuple(name for name in state.hello_due if name != server)
+            asked = {**state.asked, server: message.session}
+            return replace(state, hello_due=rest, session=message.session, asked=asked)
         case Fenced():
             return replace(state, fence_due=())
         case VoteGranted():

@@ -71,7 +71,7 @@ def hello(state: MemberState) -> AnyAction | None:
     message = Hello(
         site=state.site,
         incarnation=state.incarnation,
-        session=state.session,
+        session=state.session + 1,
         identity=state.identity,
         epoch=state.epoch,
         version=state.version,

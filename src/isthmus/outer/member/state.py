@@ -50,6 +50,8 @@ class MemberState(msgspec.Struct, frozen=True, kw_only=True):
     home: str = ""
     """The server that welcomed this client; '' while there is none."""
     session: int = 0
+    asked: dict[str, int] = {}
+    """Server -> session of the Hello it has not answered yet."""
     hello_due: tuple[str, ...] = ()
     hello_s: float = 0.0
     fence_due: tuple[str, ...] = ()

@@ -177,7 +177,7 @@ def _hello(state: ServerState, site: str, message: Hello) -> ServerState:
     peer = state.live.peers.get(site)
     if message.epoch > state.book.epoch:
         return _live(state, fenced=max(state.live.fenced, message.epoch))
-    if peer is not None and (message.incarnation, message.session) < (peer.incarnation, peer.session):
+    if peer is not None and (message.incarnation, message.session) <= (peer.incarnation, peer.session):
         return state
     known = _current(state, site, message.incarnation)
     return _peer(

@@ -180,6 +180,7 @@ def answer(state: ServerState, name: str) -> Message | None:
     return Welcome(
         epoch=state.book.epoch,
         incarnation=site.incarnation,
+        session=hello.session,
         terms=state.config.terms,
         batch_size=state.config.batch_size(name),
         version=state.book.version,

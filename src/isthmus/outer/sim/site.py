@@ -277,7 +277,9 @@ class SimRanks:
         full = self.strict and self.steps >= self.window
         late = self.strict and not self.took and self.since_push >= self.delay
         if not self.queue or full or late or self.stop or not self.started:
-            self.waiting = True
+            self.waiting = self.offer is None or not self._may_take(self.offer)
+            if not self.waiting:
+                self.process.later(0.001, self.boundary)
             return
         batch, self.queue = take(self.queue, self.client.state.batch_size)
         jitter = 0.9 + 0.2 * self.process.time.random.random()
@@ -296,7 +298,7 @@ class SimRanks:
         offer = self.offer
         if offer is None:
             return
-        if self.strict and not offer.reset and self.queue and (self.took or self.since_push < self.delay):
+        if not self._may_take(offer):
             return
         self.offer = None
         base = self.client.base
@@ -310,6 +312,11 @@ class SimRanks:
         self.client.reference = base
         self.took = True
         self.client.feed(state.Taken(offer.version))
+
+    def _may_take(self, offer: state.OfferBase) -> bool:
+        """strict: exactly `delay` steps after the push, but a reset at once; without work there is nothing to spoil."""
+        early = self.took or self.since_push < self.delay
+        return not (self.strict and self.queue and early and not offer.reset)
 
     def _push(self) -> None:
         ranges = normal(self.ranges)
