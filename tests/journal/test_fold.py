@@ -187,3 +187,16 @@ def test_what_is_kept_is_bounded():
 def test_which_events_are_alerts(event: e.AnyEvent, level: str | None):
     alert = alert_of(event)
     assert (alert.level if alert else None) == level
+
+
+def test_a_flapping_link_is_one_outage_and_one_alert():
+    told = [started("a")]
+    for i in range(100):
+        told += [link(200.0 + i, 1, connected=False), link(200.5 + i, 1)]  # pyright: ignore
+        told += [e.Fault(wall_s=200.1 + i, subject="link/a", kind="link_down", detail=str(i))]  # pyright: ignore
+    view = fold(sorted(told, key=lambda event: event.wall_s))
+    assert len(view.spans) == len(view.alerts) == 1
+    assert (view.spans[0].start_s, view.spans[0].end_s) == (200.0, 299.5)
+    assert (view.alerts[0].times, view.alerts[0].last_s, view.alerts[0].text) == (100, 299.1, "99")
+    later = e.Fault(wall_s=500.0, subject="link/a", kind="link_down", detail="")
+    assert len(fold([later], view).alerts) == 2

@@ -89,6 +89,13 @@ def test_alerts_are_posted_and_everyday_events_are_not(receiver: Receiver):
     assert (alerts.delivered, alerts.lost) == (1, 0)
 
 
+def test_what_repeats_itself_is_posted_once(receiver: Receiver):
+    with Alerts(receiver.url) as alerts:
+        for at_s in (5.0, 30.0, 80.0, 300.0):
+            alerts.send(e.Fault(wall_s=at_s, subject="link/a", kind="link_down", detail=""))
+    assert [body["wall_s"] for body in receiver.bodies] == [5.0, 300.0]
+
+
 def test_a_refused_alert_is_tried_again(receiver: Receiver):
     receiver.codes += [503, 500]
     with Alerts(receiver.url) as alerts:
@@ -101,8 +108,8 @@ def test_a_dead_receiver_costs_nothing_but_the_alerts():
     closed = HTTPServer(("127.0.0.1", 0), Answer)
     closed.server_close()
     with Alerts(f"http://127.0.0.1:{closed.server_address[1]}/") as alerts:
-        for _ in range(webhook.QUEUED_ALERTS + 50):
-            alerts.send(FAULT)
+        for i in range(webhook.QUEUED_ALERTS + 50):
+            alerts.send(e.Fault(wall_s=5.0, subject=f"rank-a-{i}", kind="rank_died", detail=""))
     assert alerts.delivered == 0
     assert alerts.lost >= 1
 

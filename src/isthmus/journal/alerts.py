@@ -11,6 +11,8 @@ Level = Literal["critical", "warning", "info"]
 
 CLEAN_LEAVES = frozenset({"", "budget", "done", "drained", "finished", "left", "stopped"})
 """Reasons of SiteLeft that are no trouble."""
+REPEAT_S = 60.0
+"""An alert of the same kind and subject within this time is the same alert."""
 _CRITICAL_FAULTS = frozenset({"disk_full", "poisoned", "server_died", "site_died"})
 
 
@@ -22,6 +24,9 @@ class Alert(msgspec.Struct, frozen=True, kw_only=True):
     kind: str
     subject: str
     text: str
+    times: int = 1
+    last_s: float = 0.0
+    """When it was said for the last time, if more than once."""
 
 
 def alert_of(event: AnyEvent) -> Alert | None:
@@ -31,6 +36,16 @@ def alert_of(event: AnyEvent) -> Alert | None:
         return None
     level, kind, subject, text = found
     return Alert(wall_s=event.wall_s, level=level, kind=kind, subject=subject, text=text)
+
+
+def add_alert(alerts: tuple[Alert, ...], new: Alert) -> tuple[Alert, ...]:
+    """The list with one more. What repeats itself within `REPEAT_S` is counted, not listed again."""
+    for i, old in enumerate(alerts):
+        same = (old.kind, old.subject) == (new.kind, new.subject)
+        if same and new.wall_s - max(old.wall_s, old.last_s) < REPEAT_S:
+            told_again = msgspec.structs.replace(old, text=new.text, times=old.times + 1, last_s=new.wall_s)
+            return (*alerts[:i], *alerts[i + 1 :], told_again)
+    return (*alerts, new)
 
 
 def _describe(event: AnyEvent) -> tuple[Level, str, str, str] | None:

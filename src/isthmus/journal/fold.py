@@ -8,7 +8,7 @@ from typing import Any
 from msgspec.structs import replace
 
 from isthmus.journal import events
-from isthmus.journal.alerts import CLEAN_LEAVES, alert_of
+from isthmus.journal.alerts import CLEAN_LEAVES, add_alert, alert_of
 from isthmus.journal.events import AnyEvent
 from isthmus.journal.view import (
     KEPT,
@@ -26,6 +26,8 @@ from isthmus.journal.view import (
 SERVER = "server"
 LASTING = ("_died", "_down", "_left", "_full")
 """Ends of the kinds of faults that last until they are recovered from; others are moments."""
+FLAP_S = 2.0
+"""Trouble that is back within this time is shown as one."""
 OUTAGE_S = 0.2
 """A new life of the server is shown as an outage only if it was not heard for longer than this."""
 
@@ -46,7 +48,7 @@ def apply(view: RunView, event: AnyEvent) -> RunView:
         last_s=max(view.last_s, event.wall_s),
         server_s=event.wall_s if event.source == SERVER else view.server_s,
         num_events=view.num_events + 1,
-        alerts=(*view.alerts, alert)[-KEPT:] if alert else view.alerts,
+        alerts=add_alert(view.alerts, alert)[-KEPT:] if alert else view.alerts,
     )
 
 
@@ -71,7 +73,13 @@ def _open_span(view: RunView, event: AnyEvent, subject: str, kind: str, detail: 
     lane = lane_of(view, subject)
     if any(span.end_s is None and (span.lane, span.kind) == (lane, kind) for span in view.spans):
         return view
-    end_s = None if kind.endswith(LASTING) else event.wall_s
+    lasts = kind.endswith(LASTING)
+    for i, span in enumerate(view.spans):
+        flaps = lasts and span.end_s is not None and event.wall_s - span.end_s < FLAP_S
+        if flaps and (span.lane, span.kind) == (lane, kind):
+            again = replace(span, end_s=None)
+            return replace(view, spans=(*view.spans[:i], again, *view.spans[i + 1 :]))
+    end_s = None if lasts else event.wall_s
     span = Span(lane=lane, subject=subject, kind=kind, detail=detail, start_s=event.wall_s, end_s=end_s)
     return replace(view, spans=(*view.spans, span)[-KEPT:])
 

@@ -35,7 +35,8 @@ MEASURES: tuple[Measure, ...] = (
     ("chunks sent again", lambda s: str(s.resent_chunks),
      lambda f: str(sum(s.resent_chunks for s in f.sites))),
     ("faults", lambda s: str(s.faults), lambda f: str(f.faults)),
-    ("waiting for the server", lambda s: text.percent(s.waiting_share), lambda f: ""),
+    ("waiting for the server", lambda s: text.percent(s.waiting_share) if s.steps else text.NONE,
+     lambda f: ""),
     ("tokens/s, computing only", lambda s: text.number(s.compute_tokens_per_s),
      lambda f: text.number(f.compute_tokens_per_s)),
     ("tokens/s", lambda s: text.number(s.tokens_per_s), lambda f: text.number(f.tokens_per_s)),
@@ -111,7 +112,7 @@ def _sites(shown: Figures) -> Table:
             f"{site.steps:,}",
             text.loss(site.loss),
             text.number(site.recent_tokens_per_s),
-            text.percent(site.waiting_share),
+            text.percent(site.waiting_share) if site.steps else text.NONE,
             str(site.version),
             text.size(site.bytes_up),
             text.size(site.bytes_down),
@@ -121,6 +122,7 @@ def _sites(shown: Figures) -> Table:
 
 
 def _alert(alert: Alert, started_s: float) -> Text:
-    since = text.duration(alert.wall_s - started_s)
-    line = f"{since:>12}  {alert.subject}: {alert.kind}  {alert.text}"
-    return Text(line, style=_LEVEL_COLOURS[alert.level])
+    since = text.duration(max(alert.wall_s, alert.last_s) - started_s)
+    times = f" ({alert.times} times)" if alert.times > 1 else ""
+    line = f"{since:>12}  {alert.subject}: {alert.kind}{times}  {alert.text}"
+    return Text(line, style=_LEVEL_COLOURS[alert.level], no_wrap=True, overflow="ellipsis")

@@ -12,7 +12,7 @@ from typing import Self
 import msgspec
 
 from isthmus.errors import InputError
-from isthmus.journal.alerts import Alert, alert_of
+from isthmus.journal.alerts import Alert, add_alert, alert_of
 from isthmus.journal.events import AnyEvent
 
 QUEUED_ALERTS = 100
@@ -20,6 +20,7 @@ TIMEOUT_S = 5.0
 PAUSES_S = (1.0, 4.0)
 """Between the attempts to deliver one alert; after the last one it is given up."""
 CLOSE_S = 6.0
+SENT = ("level", "kind", "subject", "text", "wall_s")
 
 
 class Alerts:
@@ -42,6 +43,8 @@ class Alerts:
         self._run = run
         self._queue: queue.Queue[Alert | None] = queue.Queue(QUEUED_ALERTS)
         self._closing = threading.Event()
+        self._lock = threading.Lock()
+        self._sent: tuple[Alert, ...] = ()
         self.delivered = 0
         self.lost = 0
         """Alerts given up: the receiver failed every time, or too many were waiting."""
@@ -49,14 +52,19 @@ class Alerts:
         self._thread.start()
 
     def send(self, event: AnyEvent) -> None:
-        """Queue the alert that this event is; an event that is none is passed over."""
+        """Queue the alert that this event is. An event that is none, or repeats one, is passed over."""
         alert = alert_of(event)
-        if alert is None:
+        if alert is None or self._is_repeated(alert):
             return
         try:
             self._queue.put_nowait(alert)
         except queue.Full:
             self.lost += 1
+
+    def _is_repeated(self, alert: Alert) -> bool:
+        with self._lock:
+            self._sent = add_alert(self._sent, alert)[-QUEUED_ALERTS:]
+            return self._sent[-1].times > 1
 
     def close(self) -> None:
         """Deliver what is queued, without further retries and for no longer than `CLOSE_S`."""
@@ -86,7 +94,7 @@ class Alerts:
                 return
 
     def _deliver(self, alert: Alert) -> bool:
-        body = msgspec.json.encode({"run": self._run, **msgspec.to_builtins(alert)})
+        body = msgspec.json.encode({"run": self._run, **{name: getattr(alert, name) for name in SENT}})
         for pause_s in (*PAUSES_S, 0.0):
             if self._post(body):
                 return True

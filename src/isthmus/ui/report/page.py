@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from html import escape
 from importlib.resources import files
 
+from isthmus.journal.alerts import Alert
 from isthmus.journal.figures import Figures, figures
 from isthmus.journal.fold import SERVER
 from isthmus.journal.view import RunView, SiteView, Span
@@ -287,11 +288,15 @@ def _faults(view: RunView) -> str:
     if not view.alerts:
         return ""
     rows = [
-        [_moment(alert.wall_s - view.started_s), alert.subject, alert.kind.replace("_", " "), alert.text]
+        [_moment(alert.wall_s - view.started_s), alert.subject, _what(alert), alert.text]
         for alert in view.alerts
     ]
     table = html.table(["at", "who", "what", "detail"], rows, text_columns=(1, 2, 3))
     return f'<h2>What went wrong, and came back</h2><div class="panel">{table}</div>'
+
+
+def _what(alert: Alert) -> str:
+    return alert.kind.replace("_", " ") + (f", {alert.times} times" if alert.times > 1 else "")
 
 
 def _documents(documents: Mapping[str, str]) -> str:
