@@ -60,7 +60,7 @@ class AdamW:
         self._betas = betas
         self._first = [torch.zeros_like(p, memory_format=torch.preserve_format) for p in self._parameters]
         self._second = [torch.zeros_like(p, memory_format=torch.preserve_format) for p in self._parameters]
-        self._steps = torch.zeros((), dtype=torch.float32)
+        self._steps = torch.zeros((), dtype=torch.float32, device=self._parameters[0].device)
         decayed, others = split_decay(named)
         self._groups = [(decayed, weight_decay), (others, 0.0)]
 
@@ -78,9 +78,8 @@ class AdamW:
         if parameters[0].device.type not in _FUSED_DEVICES:
             self._step_by_hand((parameters, gradients, first, second), weight_decay, lr)
             return
-        steps = self._steps.to(parameters[0].device)
         _ops._fused_adamw_(
-            parameters, gradients, first, second, [], [steps] * len(parameters),
+            parameters, gradients, first, second, [], [self._steps] * len(parameters),
             lr=lr, beta1=self._betas[0], beta2=self._betas[1], weight_decay=weight_decay, eps=_EPS,
             amsgrad=False, maximize=False,
         )  # fmt: skip
