@@ -32,7 +32,8 @@ def unleased(state: ServerState) -> Ranges:
 
 def budget_done(state: ServerState) -> bool:
     book, budget = state.book, state.config.terms.budget
-    return budget > 0 and book.merged_samples + total(book.poisoned) >= budget
+    done = book.merged_samples + (total(book.poisoned) if book.poisoned else 0)
+    return done >= budget > 0
 
 
 def grants(state: ServerState) -> list[AnyRecord]:
@@ -42,14 +43,15 @@ def grants(state: ServerState) -> list[AnyRecord]:
 
 
 def _elastic(state: ServerState) -> list[AnyRecord]:
-    left = unleased(state)
-    if not left:
-        return []
+    left: Ranges = ()
     for name in state.book.members:
         peer = state.live.peers.get(name)
         site = state.book.sites[name]
         if peer is None or peer.want is None or not peer.welcomed or peer.want.grants != site.grants:
             continue
+        left = left or unleased(state)
+        if not left:
+            return []
         batch = state.config.batch_size(name)
         held = total(site.held)
         size = min(peer.want.samples, _fair_cap(state, name) - held) // batch * batch
@@ -119,7 +121,7 @@ def returns(state: ServerState) -> list[AnyRecord]:
     live, book = state.live, state.book
     for name in book.members:
         site, peer = book.sites[name], live.peers[name]
-        if back := intersect(site.held, peer.lost):
+        if peer.lost and (back := intersect(site.held, peer.lost)):
             return [RangesReturned(site=name, ranges=back, reason="lost")]
         if peer.goodbye and peer.arrived is None:
             return [SiteRemoved(site=name, reason="left")]

@@ -78,11 +78,11 @@ def _merge(state: ServerState) -> list[AnyAction]:
 
 
 def _finish(state: ServerState) -> list[AnyAction]:
-    reason = _stop_reason(state)
     book = state.book
-    if not reason or book.members or book.accepted or state.live.merging is not None:
+    if book.members or book.accepted or state.live.merging is not None:
         return []
-    return [Finish(reason)]
+    reason = _stop_reason(state)
+    return [Finish(reason)] if reason else []
 
 
 def _stop_reason(state: ServerState) -> str:
@@ -225,7 +225,7 @@ def ask_init(state: ServerState, name: str, peer: Peer) -> Message | None:
 def give_version(state: ServerState, name: str, peer: Peer) -> Message | None:
     """The next delta of an unbroken chain, or the newest version in full."""
     book, live = state.book, state.live
-    if not book.hash:
+    if not book.hash or (peer.sent_version == book.version and not peer.refresh):
         return None
     if not book.history:
         first = peer.refresh or peer.sent_version < 0
@@ -254,10 +254,10 @@ def _version(state: ServerState, name: str, base: int, number: int) -> VersionRe
 
 
 def tell_stop(state: ServerState, name: str, peer: Peer) -> Message | None:
-    reason = _stop_reason(state)
-    if not reason or peer.stop_sent or peer.sent_version < state.book.version:
+    if peer.stop_sent or peer.sent_version < state.book.version:
         return None
-    return Stop(epoch=state.book.epoch, reason=reason)
+    reason = _stop_reason(state)
+    return Stop(epoch=state.book.epoch, reason=reason) if reason else None
 
 
 PROMISES: tuple[Callable[[ServerState, str, Peer], Message | None], ...] = (

@@ -152,6 +152,8 @@ class Book(msgspec.Struct, frozen=True, kw_only=True):
     hash: str = ""
     """Hash of the published parameters of `version`; '' before there are any."""
     sites: dict[str, SiteBook] = {}
+    members: tuple[str, ...] = ()
+    """Sites that are in, sorted."""
     free: Ranges = ()
     """Returned ranges, leased again before new ones."""
     cursor: int = 0
@@ -168,10 +170,6 @@ class Book(msgspec.Struct, frozen=True, kw_only=True):
     """Facts of the last versions, newest last."""
     length: int = 0
     """Number of records folded."""
-
-    @property
-    def members(self) -> tuple[str, ...]:
-        return tuple(sorted(name for name, site in self.sites.items() if site.member))
 
     def norm_median(self) -> float:
         return median(self.norms) if self.norms else 0.0
@@ -207,6 +205,7 @@ def _initialised(book: Book, record: Initialised) -> Book:
 
 def _admitted(book: Book, record: SiteAdmitted) -> Book:
     known = book.sites.get(record.site)
+    book = replace(book, members=tuple(sorted({*book.members, record.site})))
     if known is None:
         return _with_site(book, record.site, SiteBook(incarnation=record.incarnation))
     if known.incarnation == record.incarnation:
@@ -218,6 +217,7 @@ def _admitted(book: Book, record: SiteAdmitted) -> Book:
 def _removed(book: Book, record: SiteRemoved) -> Book:
     site = book.sites[record.site]
     gone = replace(site, member=False, held=())
+    book = replace(book, members=tuple(name for name in book.members if name != record.site))
     return _with_site(book, record.site, gone, free=union(book.free, site.held))
 
 

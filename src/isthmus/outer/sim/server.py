@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from isthmus.outer.sim.world import World
 
 FRAGMENTS = 2
+SERVER_TICK_S = 1.5
 SNAPSHOT_EVERY = 5
 FULL_KEPT = 3
 LARGE = 1e5
@@ -137,7 +138,7 @@ class SimServer:
             self.feed(state.Tick(now_s))
         else:
             self._feed_standby(standby.Tick(now_s))
-        self.process.later(1.0, self._tick)
+        self.process.later(SERVER_TICK_S, self._tick)
 
     # ---- the machine
 

@@ -16,7 +16,7 @@ from isthmus.outer.sim.server import FRAGMENTS, PLAN_BOUND, halves
 if TYPE_CHECKING:
     from isthmus.outer.sim.world import World
 
-CLIENT_TICK_S = 2.0
+CLIENT_TICK_S = 2.5
 
 
 class SimSite:
@@ -139,7 +139,9 @@ class SimSite:
         self.world.checks.residual[(self.name, self.incarnation, seq)] = self.error
         if self.poison_next:
             self.poison_next = False
-            enough = any(server.serving and len(server.state.book.norms) >= 5 for server in self.world.servers)
+            enough = any(
+                server.serving and len(server.state.book.norms) >= 5 for server in self.world.servers
+            )
             self.upload[seq] = sent + 1e6 if enough and seq % 2 else sent * np.nan
         keys = [contribution_key(self.name, self.incarnation, seq, index) for index in range(FRAGMENTS)]
         fragments = tuple(Fragment(key, 24, "") for key in keys)
@@ -189,7 +191,6 @@ class SimSite:
         self.feed(state.LinkUp(link.other(self).process.name))
 
     def on_down(self, link: Link) -> None:
-        self.ready = {}
         self.feed(state.LinkDown(link.other(self).process.name))
 
     def on_payload(self, link: Link, payload: Any) -> None:
@@ -314,7 +315,8 @@ class SimRanks:
         self.client.feed(state.Taken(offer.version))
 
     def _may_take(self, offer: state.OfferBase) -> bool:
-        """strict: exactly `delay` steps after the push, but a reset at once; without work there is nothing to spoil."""
+        """strict: exactly `delay` steps after the push, but a reset at once; without work there is nothing
+        to spoil."""
         early = self.took or self.since_push < self.delay
         return not (self.strict and self.queue and early and not offer.reset)
 

@@ -13,6 +13,8 @@ from isthmus.outer.sim.network import Link, Timeline
 from isthmus.outer.sim.server import SimServer
 from isthmus.outer.sim.site import SimSite
 
+EXTRA = {"strict": 1.0, "elastic": 1.3}
+"""elastic: a disturbed round may take up more than one window, so give the run more of them."""
 PATIENCE = 12.0
 """A schedule that takes this many times its undisturbed length is stuck."""
 
@@ -69,10 +71,10 @@ def draw_shape(rng: random.Random, config: SimConfig) -> Shape:
         mode=mode,
         inner_steps=inner_steps,
         delay=rng.randint(0, inner_steps) if mode == "strict" else -1,
-        budget=config.rounds * sites * inner_steps * batch,
+        budget=int(config.rounds * EXTRA[mode]) * sites * inner_steps * batch,
         batch_size=batch,
         outage_reserve_s=rng.choice((0.0, 20.0)),
-        heartbeat_s=3.0,
+        heartbeat_s=4.5,
     )
     slowest = 1.0 if mode == "strict" else 3.0
     step_s = tuple(rng.uniform(1.0, 1.0 + slowest) for _ in range(sites))
