@@ -162,7 +162,8 @@ class Launch:
 
     def _look_after(self, site: LocalSite) -> None:
         for child in (site.client, site.relay):
-            if child and not child.alive and any(rank.alive for rank in site.ranks):
+            needed = child and child.exit_code not in (None, 0) and any(rank.alive for rank in site.ranks)
+            if child and needed:
                 self._revive(child, "client_died" if child is site.client else "relay_died")
         codes = [rank.exit_code for rank in site.ranks]
         if all(code == 0 for code in codes):

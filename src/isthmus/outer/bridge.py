@@ -18,6 +18,7 @@ import select
 import socket
 import struct
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -31,6 +32,10 @@ _LENGTH = struct.Struct("<I")
 _MAX_MESSAGE = 64 << 20
 
 Range = tuple[int, int]
+
+
+class LineClosedError(UnreachableError):
+    """The process at the other end of the local line is gone."""
 
 
 class Attach(msgspec.Struct, frozen=True, tag=True):
@@ -168,21 +173,24 @@ class Line:
     @classmethod
     def dial(cls, path: str, timeout_s: float) -> "Line":
         """Raises UnreachableError if the client does not answer within `timeout_s`."""
-        connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        connection.settimeout(timeout_s)
-        try:
-            connection.connect(path)
-        except OSError as error:
-            raise UnreachableError(
-                f"the site's client does not answer ({error})",
-                where=path,
-                hint="is `python -m isthmus.outer.client` running? its log tells why it ended",
-            ) from error
-        connection.settimeout(None)
-        return cls(connection)
+        deadline = time.monotonic() + timeout_s
+        while True:
+            connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+            try:
+                connection.connect(path)
+                return cls(connection)
+            except OSError as error:
+                connection.close()
+                if time.monotonic() > deadline:
+                    raise UnreachableError(
+                        f"the site's client does not answer ({error})",
+                        where=path,
+                        hint="is `python -m isthmus.outer.client` running? its log tells why it ended",
+                    ) from error
+            time.sleep(0.05)
 
     def send(self, message: LocalMessage) -> None:
-        """Raises UnreachableError if the other end is gone."""
+        """Raises LineClosedError if the other end is gone."""
         body = self._encoder.encode(message)
         try:
             self._socket.sendall(_LENGTH.pack(len(body)) + body)
@@ -195,13 +203,13 @@ class Line:
         """Messages that are there after waiting at most `timeout_s` for the first (0: just look; None: for
         ever).
 
-        Raises UnreachableError when the other end has closed.
+        Raises LineClosedError when the other end has closed.
         """
         ready, _, _ = select.select([self._socket], [], [], timeout_s)
         if ready:
             data = self._socket.recv(1 << 20)
             if not data:
-                raise UnreachableError("the other end of the local line closed it")
+                raise LineClosedError("the other end of the local line closed it")
             self._pending += data
         return list(self._complete())
 

@@ -22,7 +22,7 @@ import numpy as np
 
 from isthmus import __version__
 from isthmus.clock import Clock, RealClock
-from isthmus.errors import IsthmusError, UnreachableError
+from isthmus.errors import AuthError, IsthmusError, UnreachableError
 from isthmus.journal import events as journal
 from isthmus.journal.store import DiskStore
 from isthmus.journal.writer import Journal
@@ -125,16 +125,19 @@ class Client:
         self._queue.put(event, timeout=60)
 
     def note_link(self, server: str, reason: str) -> None:
-        self._journal.emit(
-            journal.Fault(subject=f"link/{self._site}", kind="link_down", detail=f"{server}: {reason}")
-        )
+        if not self._over:
+            self._journal.emit(
+                journal.Fault(subject=f"link/{self._site}", kind="link_down", detail=f"{server}: {reason}")
+            )
 
     def stop(self, reason: str) -> None:
         self.put(machine.StopAsked(reason))
 
-    def run(self) -> str:
-        """Works until the site has left. Returns why."""
+    def run(self, sessions: Sequence[Session]) -> str:
+        """Works until the site has left. Returns why. Raises AuthError if all servers refuse it for good."""
         while not self._over:
+            if errors := [session.error for session in sessions if session.error]:
+                self._refused(errors, len(sessions))
             try:
                 event = self._queue.get(timeout=TICK_S)
             except queue.Empty:
@@ -143,6 +146,11 @@ class Client:
             self._drive()
             self._sample_links()
         return self._over
+
+    def _refused(self, errors: list[AuthError], num_servers: int) -> None:
+        if len(errors) == num_servers:
+            self._tell(bridge.Refused(errors[0].message, errors[0].hint or ""))
+            raise errors[0]
 
     def _take(self, event: Any) -> None:
         match event:
@@ -495,7 +503,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             for number in (signal.SIGTERM, signal.SIGINT):
                 signal.signal(number, lambda *_: client.stop("checkpoint"))
             try:
-                reason = client.run()
+                reason = client.run(sessions)
             finally:
                 for session in sessions:
                     session.close()

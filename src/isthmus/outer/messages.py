@@ -292,10 +292,11 @@ class Records(Message, frozen=True, kw_only=True):
 
 ToServer = (
     Hello | WantWork | Heartbeat | Commit | InitCommit | Lost | Applied | WantRefresh | Goodbye | Fenced |
-    VoteGranted
+    VoteGranted | Seed
 )  # fmt: skip
 ToSite = (
-    Welcome | Refused | Grant | Accepted | Discarded | VersionReady | InitWanted | Rejoin | Stop | VoteRequest
+    Welcome | Refused | Grant | Accepted | Discarded | VersionReady | InitWanted | Rejoin | Stop | VoteRequest |
+    SeedWanted
 )  # fmt: skip
 BetweenServers = Replica | Records | Fenced
 AnyMessage = ToServer | ToSite | BetweenServers

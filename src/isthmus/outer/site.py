@@ -26,9 +26,14 @@ from torch import nn
 from isthmus.errors import IsthmusError, UnreachableError
 from isthmus.outer import bridge, ranges
 from isthmus.outer.layout import Layout, build_layout
+from isthmus.outer.spawn import ClientProcess
 
 M = TypeVar("M", bound=bridge.LocalMessage)
 _START_TIMEOUT_S = 600.0
+_DIAL_S = 60.0
+_REJOIN_S = 60.0
+_RATE_STEPS = 3
+"""Steps after which the server first hears how fast this site is."""
 
 
 class SiteJob(msgspec.Struct, frozen=True, kw_only=True):
@@ -103,33 +108,39 @@ class Exchange:
 class Site(AbstractContextManager["Site"]):
     """Joins a training loop to the parameter server. See the module's example.
 
+    Where the client dies, it is dialled again for a minute: what was trained since the last push is then
+    trained again, nothing else is lost.
+
     Args:
         model: its parameters are what is trained; all sites must have the same names and shapes.
-        optimizer: only its moments are touched, and only when the server asks for a reset; may be None.
-        line: path of the client's socket; by default a client process is started (needs `name`, `server`,
-        `certs`). job: hashes and batch size, see `SiteJob`.
+        optimizer: its moments are dropped when the server asks for it (after a quarantined push); may be
+        None. name: this site's, as in its certificate. server: host:port of the parameter server. certs:
+        folder made by `isthmus certs init` or `isthmus server start`. line: socket of a client that runs
+        already, instead of `name`, `server` and `certs`. job: hashes and batch size, see `SiteJob`.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - the public face; each is used by its name
         self,
         model: nn.Module,
         optimizer: torch.optim.Optimizer | None = None,
         *,
-        line: str,
+        name: str = "",
+        server: str = "",
+        certs: Path | str = "",
+        line: str = "",
         job: SiteJob | None = None,
     ):
         self._model, self._optimizer = model, optimizer
-        self._socket_path = line
+        self._client = None if line else ClientProcess.start(name, server, Path(certs))
+        self._socket_path = line or str(self._client.line if self._client else "")
         self._job = job or SiteJob()
-        self._window = _Window()
-        self._ranges: list[ranges.Range] = []
-        self._base: bridge.BaseReady | None = None
-        self._may_push = True
-        self._pushes = 0
-        self._since_push = 0
-        self._stop: str | None = None
-        self._rate_told = False
+        self._layout = build_layout(
+            [(name, tuple(p.shape)) for name, p in model.named_parameters()],
+            self._job.groups,
+            self._job.num_fragments,
+        )
         self._reset = False
+        self._stop: str | None = None
         self.version = -1
         self.inner_steps = 1
         self.strict = False
@@ -138,30 +149,57 @@ class Site(AbstractContextManager["Site"]):
         """Seconds spent waiting for leases or versions so far."""
 
     def __enter__(self) -> "Site":
-        self._line = bridge.Line.dial(self._socket_path, _START_TIMEOUT_S)
-        shapes = [(name, tuple(p.shape)) for name, p in self._model.named_parameters()]
-        layout = build_layout(shapes, self._job.groups, self._job.num_fragments)
+        try:
+            self._join()
+        except BaseException:
+            self.__exit__()
+            raise
+        return self
+
+    def _join(self) -> None:
+        """Attaches to the client, and stands on the published parameters when it returns."""
+        self._window = _Window()
+        self._ranges: list[ranges.Range] = []
+        self._base: bridge.BaseReady | None = None
+        self._may_push = True
+        self._pushes = self._since_push = 0
+        self._rate_told = False
+        self._line = bridge.Line.dial(self._socket_path, _DIAL_S)
         self._line.send(
             bridge.Attach(
-                layout=layout,
+                layout=self._layout,
                 model_hash=self._job.model_hash,
                 data_hash=self._job.data_hash,
                 batch_size=self._job.batch_size,
             )
         )
-        attached = self._expect(bridge.Attached)
-        self._vectors = bridge.Vectors(Path(attached.path), layout.size)
-        self._exchange = Exchange(self._model, layout, self._vectors)
+        vectors = bridge.Vectors(Path(self._expect(bridge.Attached).path), self._layout.size)
+        self._exchange = Exchange(self._model, self._layout, vectors)
         self._exchange.save()
         self._line.send(bridge.SnapshotReady())
         started = self._expect(bridge.Started)
         self.strict, self.inner_steps, self.delay = started.strict, started.inner_steps, started.delay
         self._wait_until(lambda: self._base is not None, "the first parameters")
         self._take_up()
-        return self
+
+    def _rejoin(self) -> None:
+        """The client died: attach to the one that is started in its place."""
+        self._line.close()
+        deadline = time.monotonic() + _REJOIN_S
+        while True:
+            try:
+                self._join()
+                return
+            except UnreachableError:
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(0.2)
 
     def __exit__(self, *exc: object) -> None:
-        self._line.close()
+        if hasattr(self, "_line"):
+            self._line.close()
+        if self._client:
+            self._client.stop()
 
     @property
     def stopping(self) -> str | None:
@@ -175,9 +213,12 @@ class Site(AbstractContextManager["Site"]):
         or the server has been away for longer than `outer.outage_reserve`. What was trained is then pushed,
         so that nobody waits for it.
         """
-        self._look(0)
-        if not self._ranges and not self._stop:
-            self._starved(timeout_s)
+        try:
+            self._look(0)
+            if not self._ranges and not self._stop:
+                self._starved(timeout_s)
+        except bridge.LineClosedError:
+            self._rejoin()
         taken, rest = ranges.take(tuple(self._ranges), count)
         self._ranges = list(rest)
         return list(taken)
@@ -193,10 +234,13 @@ class Site(AbstractContextManager["Site"]):
         """Call where there is no work: takes up a version that is there. True if the parameters were
         changed.
         """
-        self._look(0)
-        if self._base is None or (self.strict and self._ranges):
-            return False
-        self._take_up()
+        try:
+            self._look(0)
+            if self._base is None or (self.strict and self._ranges):
+                return False
+            self._take_up()
+        except bridge.LineClosedError:
+            self._rejoin()
         return True
 
     def was_reset(self) -> bool:
@@ -227,8 +271,15 @@ class Site(AbstractContextManager["Site"]):
         window.samples.extend(samples)
         window.add_groups(group_tokens)
         self._since_push += 1
-        if not self._rate_told and window.steps == 3:
-            self._line.send(bridge.Rate(step_s=window.busy_s / window.steps))
+        try:
+            return self._step_done()
+        except bridge.LineClosedError:
+            self._rejoin()
+            return True
+
+    def _step_done(self) -> bool:
+        if not self._rate_told and self._window.steps == _RATE_STEPS:
+            self._line.send(bridge.Rate(step_s=self._window.busy_s / self._window.steps))
             self._rate_told = True
         self._look(0)
         changed = self._boundary()
