@@ -32,6 +32,7 @@ from isthmus.outer.seeding import Seeding
 from isthmus.outer.settings import read_plan, server_config
 from isthmus.rundir import RunDir
 from isthmus.spec.load import load_fleet, load_run
+from isthmus.wire.probe import run_facts
 from isthmus.wire.transport import Listener, Peer, ServerTls, format_address, parse_address
 
 TICK_S = 0.02
@@ -245,6 +246,7 @@ def serve(run: RunDir, bind: str) -> str:
         ledger = Ledger(run.server, spec.outer, log)
         server = Server(server_config(plan, spec.outer), ledger, log, spec.data.seq_len)
         listener = Listener(parse_address(last_address(run) or bind), ServerTls.load(run.certs), server)
+        listener.facts = run_facts(spec)
         signal.signal(signal.SIGTERM, lambda *_: server.stop("checkpoint"))
         address = format_address(listener.address)
         DiskStore().write_atomic(run.server_address, f"{address}\n".encode())
