@@ -1,0 +1,1 @@
+"""Bytes between sites: framed, resumable, authenticated transport (`transport`), and codecs on buffers."""
