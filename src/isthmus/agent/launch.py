@@ -81,7 +81,7 @@ class Launch:
 
     def poll(self) -> bool:
         """Looks after every process once. False when all sites have ended."""
-        if self.server and not self.server.alive:
+        if self.server and self.server.exit_code not in (None, 0):
             self._revive(self.server, "server_died")
         for site in self.sites:
             if site.state == "running":

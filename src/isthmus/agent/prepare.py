@@ -1,6 +1,7 @@
 """What a run needs before its processes start: its folder with specs, plan and certificates."""
 
 import datetime
+from collections.abc import Sequence
 
 import msgspec
 
@@ -14,7 +15,13 @@ from isthmus.spec.run import RunSpec
 from isthmus.wire import certs
 
 
-def write_run(run: RunDir, spec: RunSpec, fleet: FleetSpec, plan: Plan, own_certs: bool = True) -> bool:
+def write_run(
+    run: RunDir,
+    spec: RunSpec,
+    fleet: FleetSpec,
+    plan: Plan,
+    hosts: Sequence[str] | None = ("127.0.0.1", "localhost"),
+) -> bool:
     """Writes specs, plan and (for loopback) certificates. True if the folder holds an unfinished run to
     resume.
 
@@ -29,10 +36,8 @@ def write_run(run: RunDir, spec: RunSpec, fleet: FleetSpec, plan: Plan, own_cert
     store.write_atomic(run.run_yaml, to_yaml(spec).encode())
     store.write_atomic(run.fleet_yaml, to_yaml(fleet).encode())
     store.write_atomic(run.plan, msgspec.json.format(msgspec.json.encode(plan)))
-    if own_certs:
-        certs.init(
-            run.certs, list(fleet.sites), ["127.0.0.1", "localhost"], datetime.datetime.now(datetime.UTC)
-        )
+    if hosts is not None:
+        certs.init(run.certs, list(fleet.sites), list(hosts), datetime.datetime.now(datetime.UTC))
     return resumed
 
 

@@ -32,6 +32,8 @@ M = TypeVar("M", bound=bridge.LocalMessage)
 _START_TIMEOUT_S = 600.0
 _DIAL_S = 60.0
 _REJOIN_S = 60.0
+_STARVED_S = 0.1
+"""How long a site with something to push waits for more work first."""
 _RATE_STEPS = 3
 """Steps after which the server first hears how fast this site is."""
 
@@ -225,7 +227,7 @@ class Site(AbstractContextManager["Site"]):
 
     def _starved(self, timeout_s: float) -> None:
         start = time.monotonic()
-        self._look(timeout_s)
+        self._look(min(timeout_s, _STARVED_S) if self._window.steps else timeout_s)
         if not self._ranges and self._window.steps and self._may_push:
             self._push()
         self.wait_s += time.monotonic() - start

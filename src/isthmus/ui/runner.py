@@ -63,7 +63,7 @@ def run_site(
     """One site against a server elsewhere; under torchrun or srun this process becomes its rank."""
     place, plan = RunDir(path), make_plan(fleet, spec)
     site = plan.site(remote.site)
-    write_run(place, spec, fleet, plan, own_certs=False)
+    write_run(place, spec, fleet, plan, hosts=None)
     _prepare_data(spec)
     if rank := rank_environment(environment):
         become_rank(place, site, remote.server, remote.certs, rank)
@@ -136,7 +136,7 @@ def _judge(launch: Launch, view: RunView, complete: bool) -> None:
     raise kind(
         f"site {', '.join(site.plan.name for site in failed)} failed\n{words}",
         where=str(launch.run.logs),
-        hint="mend the cause and run the same command again, it resumes; `isthmus report` shows what happened",
+        hint="mend the cause and run the same command again, it resumes; `isthmus report` tells more",
     )
 
 

@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 
 from isthmus.spec.load import load_fleet, load_run
-from isthmus.ui import runner, tables
+from isthmus.ui import tables
 from isthmus.ui.cli.report import report
 
 EXAMPLE = Path(__file__).parent.parent / "demo"
@@ -22,6 +22,8 @@ def demo(run_dir: Path = Path("demo-run")) -> None:
     run_dir
         Where the run lives; an earlier demo there is replaced.
     """
+    from isthmus.ui import runner
+
     if (run_dir / "run.yaml").exists():
         shutil.rmtree(run_dir)
     spec, fleet = load_run(EXAMPLE / "run.yaml"), load_fleet(EXAMPLE / "fleet.yaml")

@@ -8,7 +8,7 @@ from cyclopts import Parameter
 
 from isthmus.errors import InputError
 from isthmus.spec.load import load_fleet, load_run, split_overrides
-from isthmus.ui import runner, tables
+from isthmus.ui import tables
 
 Overrides = Annotated[list[str], Parameter(name="--set", allow_leading_hyphen=True)]
 
@@ -45,6 +45,8 @@ def train(  # noqa: PLR0913 - each is an option of the command
     set_
         Override one field, such as train.lr=3e-4; may be given again.
     """
+    from isthmus.ui import runner
+
     for_run, for_fleet = split_overrides(set_ or [])
     spec, fleet_spec = load_run(run, for_run), load_fleet(fleet, for_fleet)
     path = run_dir or Path("runs") / spec.name
