@@ -22,6 +22,9 @@ from isthmus.journal.store import DiskStore, Store
 from isthmus.spec.model import ModelSpec
 from isthmus.train.tensorfile import Arrays, pack, unpack
 
+CHECKPOINTS = "checkpoints"
+"""Their folder in a site's own."""
+
 _MANIFEST, _TENSORS = ".json", ".safetensors"
 _PARAMETER, _MOMENT = "model.", "optimizer."
 

@@ -15,10 +15,9 @@ from isthmus.errors import CorruptError, IsthmusError, NotFoundError
 from isthmus.journal.store import DiskStore
 from isthmus.rundir import RunDir
 from isthmus.spec.model import ModelSpec
-from isthmus.train.checkpoint import load_newest
+from isthmus.train.checkpoint import CHECKPOINTS, load_newest
 from isthmus.train.tensorfile import Arrays, pack, unpack
 
-CHECKPOINTS = "checkpoints"
 WEIGHTS, TOKENIZER, CARD = "model.safetensors", "tokenizer.json", "model.json"
 
 

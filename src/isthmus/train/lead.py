@@ -9,7 +9,7 @@ from isthmus.errors import CorruptError, InputError
 from isthmus.journal import events
 from isthmus.journal.store import DiskStore
 from isthmus.journal.writer import Journal
-from isthmus.train.checkpoint import Checkpoint, CheckpointWriter, Facts, Saved, load_newest
+from isthmus.train.checkpoint import CHECKPOINTS, Checkpoint, CheckpointWriter, Facts, Saved, load_newest
 from isthmus.train.feed import Done, Feed, FeedState, Offer, StepStats, Work
 from isthmus.train.job import Job
 from isthmus.train.learner import Learner, StepResult
@@ -17,7 +17,6 @@ from isthmus.train.orders import Order
 from isthmus.train.progress import ProgressLine
 from isthmus.train.signals import Leave
 
-CHECKPOINTS = "checkpoints"
 LAST_SAVE_S = 600.0
 """How long the end of a run waits for its last checkpoint."""
 
