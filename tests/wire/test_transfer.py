@@ -7,7 +7,8 @@ import pytest
 from isthmus.errors import InputError
 from isthmus.wire import transfer
 from isthmus.wire.frames import FrameError
-from isthmus.wire.transfer import MIN_CHUNK, Arrival, Inbox, Offer, Outbox, Verdict
+from isthmus.wire.inbox import Arrival, Inbox, Verdict
+from isthmus.wire.transfer import MIN_CHUNK, Offer, Outbox
 
 STREAMS = 3
 

@@ -12,8 +12,8 @@ from collections.abc import Mapping
 from isthmus.errors import InputError
 from isthmus.wire import handshake, probe, tls
 from isthmus.wire.channel import Channel
-from isthmus.wire.exchange import PeerHandler
 from isthmus.wire.frames import FrameError
+from isthmus.wire.handler import PeerHandler
 from isthmus.wire.handshake import Address, Timing
 from isthmus.wire.hello import Hello, Refusal
 from isthmus.wire.link import Link
@@ -103,7 +103,7 @@ class Listener:
         try:
             try:
                 channel, hello = handshake.answer(sock, self._tls, self._context, self._timing)
-            except (OSError, FrameError) as error:
+            except (ssl.SSLError, FrameError) as error:
                 self._note(handshake.format_address(address), str(error))
                 return
             except tls.AuthError as error:

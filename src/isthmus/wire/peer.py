@@ -5,8 +5,9 @@ from collections.abc import Callable
 from typing import Any
 
 from isthmus.wire import frames
-from isthmus.wire.exchange import Exchange, Handle, PeerHandler
+from isthmus.wire.exchange import Exchange
 from isthmus.wire.frames import Kind
+from isthmus.wire.handler import Handle, PeerHandler
 from isthmus.wire.link import Link
 from isthmus.wire.meter import LinkStats
 

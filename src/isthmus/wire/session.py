@@ -10,7 +10,7 @@ import msgspec
 
 from isthmus.errors import AuthError, InputError, IsthmusError, UnreachableError
 from isthmus.wire import certs, handshake
-from isthmus.wire.exchange import PeerHandler
+from isthmus.wire.handler import PeerHandler
 from isthmus.wire.handshake import Address, Timing
 from isthmus.wire.hello import Hello, Role
 from isthmus.wire.link import Link

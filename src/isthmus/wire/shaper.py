@@ -16,85 +16,12 @@ import subprocess
 import sys
 import threading
 import time
-from collections import deque
-from dataclasses import dataclass, field
 
 from isthmus.wire.handshake import Address, format_address, parse_address
+from isthmus.wire.pipes import HORIZON_S, MAX_QUEUED, Direction, Pipe
 
-_HORIZON_S = 0.01
-"""No more is read from anyone while this much of the link's time is booked ahead."""
-_PIECE_S = 0.004
-_MAX_PIECE = 256 << 10
-_MIN_PIECE = 4 << 10
-_MAX_QUEUED = 8 << 20
 _MAX_CONNECTIONS = 256
 _RESET = struct.pack("ii", 1, 0)
-
-
-@dataclass
-class _Direction:
-    bytes_per_s: float
-    """0: no limit."""
-    delay_s: float
-    free_s: float = 0.0
-    passed: int = 0
-
-    @property
-    def piece(self) -> int:
-        if not self.bytes_per_s:
-            return _MAX_PIECE
-        return int(min(_MAX_PIECE, max(_MIN_PIECE, self.bytes_per_s * _PIECE_S)))
-
-    def book(self, now_s: float, num_bytes: int) -> float:
-        """When bytes that are handed in now leave on the far side."""
-        self.passed += num_bytes
-        if self.bytes_per_s:
-            self.free_s = max(now_s, self.free_s) + num_bytes / self.bytes_per_s
-        return max(now_s, self.free_s) + self.delay_s
-
-
-@dataclass
-class _Pipe:
-    """Bytes from one socket to the other."""
-
-    source: socket.socket
-    drain: socket.socket
-    direction: _Direction
-    queue: deque[tuple[float, memoryview]] = field(default_factory=deque)
-    queued: int = 0
-    ended: bool = False
-    blocked: bool = False
-    shut: bool = False
-
-    def may_read(self, now_s: float) -> bool:
-        return not self.ended and self.queued < _MAX_QUEUED and self.direction.free_s - now_s < _HORIZON_S
-
-    def read(self, now_s: float) -> None:
-        data = self.source.recv(self.direction.piece)
-        if not data:
-            self.ended = True
-            return
-        self.queue.append((self.direction.book(now_s, len(data)), memoryview(data)))
-        self.queued += len(data)
-
-    def write(self, now_s: float) -> None:
-        """Hands over what is due."""
-        self.blocked = False
-        while self.queue and self.queue[0][0] <= now_s:
-            due_s, data = self.queue[0]
-            try:
-                sent = self.drain.send(data)
-            except BlockingIOError:
-                self.blocked = True
-                return
-            self.queued -= sent
-            if sent < len(data):
-                self.queue[0] = (due_s, data[sent:])
-            else:
-                self.queue.popleft()
-        if self.ended and not self.queue and not self.shut:
-            self.shut = True
-            self.drain.shutdown(socket.SHUT_WR)
 
 
 class Shaper:
@@ -105,9 +32,9 @@ class Shaper:
     ):
         """`rate_bps`: bits per second in each direction, 0 for no limit; `delay_s`: one way."""
         self._target = target
-        self._up = _Direction(rate_bps / 8, delay_s)
-        self._down = _Direction(rate_bps / 8, delay_s)
-        self._pipes: dict[socket.socket, tuple[_Pipe, _Pipe]] = {}
+        self._up = Direction(rate_bps / 8, delay_s)
+        self._down = Direction(rate_bps / 8, delay_s)
+        self._pipes: dict[socket.socket, tuple[Pipe, Pipe]] = {}
         """Socket -> (pipe that reads it, pipe that writes it)."""
         self._selector = selectors.DefaultSelector()
         self._dark_until_s = 0.0
@@ -183,13 +110,13 @@ class Shaper:
         for reads, _ in self._pipes.values():
             if reads.queue and not reads.blocked:
                 pause_s = min(pause_s, reads.queue[0][0] - now_s)
-            if not reads.ended and reads.queued < _MAX_QUEUED:
+            if not reads.ended and reads.queued < MAX_QUEUED:
                 booked_s = reads.direction.free_s - now_s
-                if booked_s >= _HORIZON_S:
-                    pause_s = min(pause_s, booked_s - _HORIZON_S)
+                if booked_s >= HORIZON_S:
+                    pause_s = min(pause_s, booked_s - HORIZON_S)
         return max(0.0005, pause_s)
 
-    def _watch(self, sock: socket.socket, reads: _Pipe, writes: _Pipe, now_s: float, dark: bool) -> None:
+    def _watch(self, sock: socket.socket, reads: Pipe, writes: Pipe, now_s: float, dark: bool) -> None:
         interest = 0
         if not dark and reads.may_read(now_s):
             interest |= selectors.EVENT_READ
@@ -245,7 +172,7 @@ class Shaper:
         for sock in (near, far):
             sock.setblocking(False)
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        up, down = _Pipe(near, far, self._up), _Pipe(far, near, self._down)
+        up, down = Pipe(near, far, self._up), Pipe(far, near, self._down)
         self._pipes[near] = (up, down)
         self._pipes[far] = (down, up)
 

@@ -4,7 +4,7 @@ A `Listener` at the server, a `Session` at each site, and on both sides a `Peer`
 to. Everything else in this room is how they do it.
 """
 
-from isthmus.wire.exchange import Handle, PeerHandler
+from isthmus.wire.handler import Handle, PeerHandler
 from isthmus.wire.handshake import Timing, format_address, parse_address
 from isthmus.wire.listener import Listener
 from isthmus.wire.meter import LinkStats
