@@ -1,30 +1,40 @@
 # Two commands: `make demo` trains one model over two sites, `make test` passes the tests.
 PYTHON ?= python3
 BIN := .venv/bin
+PIP := $(BIN)/pip install --quiet --constraint constraints.txt
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: demo test check setup clean
+.PHONY: demo test check wheel clean
 
-setup: .venv/ready
-
-.venv/ready: pyproject.toml constraints.txt
-	$(PYTHON) -m venv .venv
-	$(BIN)/pip install --quiet --constraint constraints.txt torch==2.13.0
-	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev]'
-	@touch $@
-
-demo: setup
+demo: .venv/ready
 	$(BIN)/isthmus demo
 
-test: setup
+test: .venv/ready-dev
 	$(BIN)/pytest -n 2
 
-check: setup
+check: .venv/ready-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/lint-imports
 	$(BIN)/codespell
 	$(BIN)/pyright
 
+wheel: .venv/ready
+	$(BIN)/pip wheel --quiet --no-deps --wheel-dir dist .
+
 clean:
-	rm -rf .venv demo-run
+	rm -rf .venv demo-run dist build
+
+.venv/ready: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import ensurepip, sys; assert sys.version_info >= (3, 11)' 2>/dev/null || { \
+	  echo "error: $(PYTHON) must be Python 3.11 or newer with venv (Debian: apt install python3-venv);" \
+	       "or name another: make PYTHON=python3.12" >&2; exit 2; }
+	$(PYTHON) -m venv .venv
+	@echo "installing isthmus and PyTorch into .venv; the first time this takes a few minutes"
+	$(PIP) --editable .
+	@touch $@
+
+.venv/ready-dev: .venv/ready
+	@echo "installing what the tests and checks need"
+	$(PIP) --editable '.[dev]'
+	@touch $@

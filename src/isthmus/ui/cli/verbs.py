@@ -36,6 +36,7 @@ VERBS = (
     Verb("config", "config:app", "Show and check fleet and run files.", SET_UP),
     Verb("certs", "certs:app", "Make certificates and tokens for the sites.", SET_UP),
     Verb("check", "check:app", "Check links, certificates and machines before a run.", SET_UP),
+    Verb("server", "server:app", "Run the parameter server that joins the sites.", SET_UP),
     Verb("data", "data:app", "Prepare and inspect training data.", SET_UP),
     Verb("bench", "bench:bench", "Run a benchmark and print its figures beside their targets.", MEASURE),
     Verb("version", "version:version", "Print the versions of isthmus and of what it runs on.", MEASURE),
