@@ -30,8 +30,8 @@ RANK_RESTARTS = 3
 SERVICE_RESTARTS = 20
 RESTART_PAUSE_S = 0.5
 LEAVE_TIMEOUT_S = 60.0
-_USER_ERRORS = range(2, 7)
-"""Exit codes that a restart would only repeat (see errors.py)."""
+_USER_ERRORS = (2, 3, 5, 6)
+"""Exit codes that a restart would only repeat (see errors.py). Not 4: a rank cannot reach peers that died."""
 
 
 @dataclass

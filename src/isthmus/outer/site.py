@@ -183,6 +183,7 @@ class Site(AbstractContextManager["Site"]):
         self.strict, self.inner_steps, self.delay = started.strict, started.inner_steps, started.delay
         self._wait_until(lambda: self._base is not None, "the first parameters")
         self._take_up()
+        self._reset = False
 
     def _rejoin(self) -> None:
         """The client died: attach to the one that is started in its place."""
@@ -335,7 +336,7 @@ class Site(AbstractContextManager["Site"]):
             self._ranges = []
             self._window = _Window()
             self._reset = base.moments
-            if base.moments and self._optimizer is not None:
+            if base.moments and self.version >= 0 and self._optimizer is not None:
                 self._optimizer.state.clear()
         else:
             self._exchange.take_up()
