@@ -5,13 +5,13 @@ The vectors hold the whole model in the layout's flat order, fp32:
 - `reference` R: where local progress is measured from. The client owns it.
 - `snapshot`  S: the local parameters at a push. The rank writes it, then sends `Pushed`.
 - `base`: what R becomes when a version is taken up. The client writes it, then sends `BaseReady`; from then
-on it
-  belongs to the rank until the client hears `Taken` or a later `Pushed`.
+  on it belongs to the rank until the client hears `Taken` or a later `Pushed`.
 
 A `BaseReady` that was sent before the client saw the rank's latest push is stale: `pushes_seen` tells, the
 rank ignores it, and the client sends another.
 """
 
+import math
 import mmap
 import os
 import select
@@ -195,34 +195,52 @@ class Line:
         try:
             self._socket.sendall(_LENGTH.pack(len(body)) + body)
         except OSError as error:
-            raise UnreachableError(
-                "the site's client is gone", hint="see its log in the run's folder"
-            ) from error
+            raise _closed() from error
 
     def receive(self, timeout_s: float | None) -> list[LocalMessage]:
         """Messages that are there after waiting at most `timeout_s` for the first (0: just look; None: for
         ever).
 
-        Raises LineClosedError when the other end has closed.
+        Raises LineClosedError when the other end has closed, or sends what is no message.
         """
-        ready, _, _ = select.select([self._socket], [], [], timeout_s)
-        if ready:
-            data = self._socket.recv(1 << 20)
+        if self._readable(timeout_s):
+            try:
+                data = self._socket.recv(1 << 20)
+            except OSError as error:
+                raise _closed() from error
             if not data:
-                raise LineClosedError("the other end of the local line closed it")
+                raise _closed()
             self._pending += data
         return list(self._complete())
+
+    def _readable(self, timeout_s: float | None) -> bool:
+        """`poll`, since `select` cannot watch descriptors above 1023."""
+        try:
+            watch = select.poll()
+            watch.register(self._socket, select.POLLIN)
+            return bool(watch.poll(None if timeout_s is None else math.ceil(1000 * timeout_s)))
+        except (OSError, ValueError) as error:
+            raise _closed() from error
 
     def _complete(self) -> Iterator[LocalMessage]:
         while len(self._pending) >= _LENGTH.size:
             (length,) = _LENGTH.unpack_from(self._pending)
             if length > _MAX_MESSAGE:
-                raise UnreachableError(f"a local message of {length} bytes is not ours")
+                raise LineClosedError(f"a local message of {length} bytes is not ours")
             if len(self._pending) < _LENGTH.size + length:
                 return
             body = bytes(self._pending[_LENGTH.size : _LENGTH.size + length])
             del self._pending[: _LENGTH.size + length]
-            yield self._decoder.decode(body)
+            try:
+                yield self._decoder.decode(body)
+            except msgspec.MsgspecError as error:
+                raise LineClosedError(f"a local message is not understood: {error}") from error
 
     def close(self) -> None:
         self._socket.close()
+
+
+def _closed() -> LineClosedError:
+    return LineClosedError(
+        "the other end of the site's local line is gone", hint="see the logs in the run's folder"
+    )

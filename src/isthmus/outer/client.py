@@ -66,7 +66,15 @@ class Sent:
 class Heard:
     """A message from the ranks; None: they hung up."""
 
+    line: bridge.Line
     message: bridge.LocalMessage | None
+
+
+@dataclass(frozen=True)
+class Dialled:
+    """New ranks are there; those before are gone."""
+
+    line: bridge.Line
 
 
 class Handler:
@@ -119,6 +127,7 @@ class Client:
         self._refreshed = False
         self._sampled_s = 0.0
         self._over = ""
+        self._asked_to_stop = ""
         self.peers: dict[str, Peer] = {}
 
     def put(self, event: Any) -> None:
@@ -131,7 +140,8 @@ class Client:
             )
 
     def stop(self, reason: str) -> None:
-        self.put(machine.StopAsked(reason))
+        """Asks the site to leave. Safe in a signal handler, as putting into the queue is not."""
+        self._asked_to_stop = reason
 
     def run(self, sessions: Sequence[Session]) -> str:
         """Works until the site has left. Returns why. Raises AuthError if all servers refuse it for good."""
@@ -143,6 +153,9 @@ class Client:
             except queue.Empty:
                 event = machine.Tick(self._clock.now_s())
             self._take(event)
+            if self._asked_to_stop:
+                self._feed(machine.StopAsked(self._asked_to_stop))
+                self._asked_to_stop = ""
             self._drive()
             self._sample_links()
         return self._over
@@ -159,8 +172,12 @@ class Client:
                 self._check_versions()
             case Sent(key=key):
                 self._sent(key)
-            case Heard(message=message):
-                self._hear(message)
+            case Dialled(line=line):
+                self._ranks_gone()
+                self._line = line
+            case Heard(line=line, message=message):
+                if line is self._line:
+                    self._hear(message)
             case machine.Received(server=server, message=messages.SeedWanted()):
                 self._seed(server)
             case _:
@@ -194,15 +211,13 @@ class Client:
         """A rank 0 has connected: its messages go to the queue until it hangs up. Runs in a thread of its
         own.
         """
-        self.put(Heard(None))
-        self._line = line
+        self.put(Dialled(line))
         while True:
             try:
                 for message in line.receive(None):
-                    self.put(Heard(message))
+                    self.put(Heard(line, message))
             except UnreachableError:
-                if self._line is line:
-                    self.put(Heard(None))
+                self.put(Heard(line, None))
                 return
 
     def _hear(self, message: bridge.LocalMessage | None) -> None:
@@ -223,6 +238,9 @@ class Client:
                 self._feed(machine.Leaving(reason))
 
     def _ranks_gone(self) -> None:
+        if self._line:
+            self._line.close()
+            self._line = None
         if self._state is not None and self._state.attached:
             self._feed(machine.RanksGone())
 

@@ -28,6 +28,7 @@ from isthmus.outer.ledger import Ledger
 from isthmus.outer.merge import warm_up
 from isthmus.outer.narrate import narrate
 from isthmus.outer.protocol import state as machine
+from isthmus.outer.protocol.records import AnyRecord
 from isthmus.outer.seeding import Seeding
 from isthmus.outer.settings import read_plan, server_config
 from isthmus.rundir import RunDir
@@ -60,6 +61,8 @@ class Server:
         self._state: protocol.ServerState | None = None
         self._full: tuple[int, list[np.ndarray]] = (-1, [])
         self._over = ""
+        self._asked_to_stop = ""
+        self._refused_s: float | None = None
         if self.ledger.seeded:
             self._begin()
         else:
@@ -100,8 +103,10 @@ class Server:
     # ---- the machine's thread
 
     def stop(self, reason: str) -> None:
-        """Sites are asked to push what they have and to leave; then `run` returns."""
-        self._put(machine.StopAsked(reason))
+        """Sites are asked to push what they have and to leave; then `run` returns. Safe in a signal handler,
+        as putting into the queue is not.
+        """
+        self._asked_to_stop = reason
 
     def run(self) -> str:
         """Serves until the run is over. Returns why it ended: 'budget', 'stopped', or 'epoch N elsewhere'."""
@@ -110,6 +115,9 @@ class Server:
                 event = self._queue.get(timeout=TICK_S)
             except queue.Empty:
                 event = machine.Tick(self.clock.now_s())
+            if self._asked_to_stop:
+                reason, self._asked_to_stop = self._asked_to_stop, ""
+                self._put(machine.StopAsked(reason))
             if self._seeding:
                 self._seed(self._seeding, event)
             else:
@@ -174,18 +182,33 @@ class Server:
     def _persist(self, action: machine.Persist) -> None:
         assert self._state
         before = self._state.book
+        done: list[AnyRecord] = []
         try:
             for record in action.records:
                 self.ledger.append(record, self._intake)
+                done.append(record)
         except StorageError as error:
-            self.journal.emit(journal.Fault(subject="server", kind="disk_full", detail=str(error)))
+            self._disk_refused(error)
+            self._feed(machine.Persisted(tuple(done)))
             self._feed(machine.PersistFailed(str(error)))
-            return
-        self._feed(machine.Persisted(action.records))
+        else:
+            self._disk_took_it()
+            self._feed(machine.Persisted(action.records))
         self.ledger.book = self._state.book
-        for record in action.records:
+        for record in done:
             for event in narrate(record, before, self._state.book):
                 self.journal.emit(event)
+
+    def _disk_refused(self, error: StorageError) -> None:
+        """Told once; the machine tries again until the disk has room, and sites train on meanwhile."""
+        if self._refused_s is None:
+            self._refused_s = self.clock.now_s()
+            self.journal.emit(journal.Fault(subject="server", kind="disk_full", detail=str(error)))
+
+    def _disk_took_it(self) -> None:
+        if self._refused_s is not None:
+            after_s, self._refused_s = self.clock.now_s() - self._refused_s, None
+            self.journal.emit(journal.Recovered(subject="server", kind="disk_full", after_s=after_s))
 
     def _send(self, action: machine.Send) -> None:
         peer = self._peers.get(action.site)
