@@ -292,11 +292,17 @@ class Site(AbstractContextManager["Site"]):
         return changed
 
     def _boundary(self) -> bool:
-        """Takes up a version: in strict mode at exactly `delay` steps after the push, else when one is
-        there.
+        """Takes up a version that is there; in strict mode at exactly `delay` steps after the push. A strict
+        delay that nobody set is measured once: the steps that the first push took there and back, and one.
         """
         if self.strict:
-            if self._pushes == 0 or self._since_push != self.delay:
+            if self._pushes == 0:
+                return False
+            if self.delay < 0:
+                if self._base is None and self._since_push < self.inner_steps:
+                    return False
+                self.delay = min(self._since_push + 1, self.inner_steps)
+            elif self._since_push != self.delay:
                 return False
             self._wait_until(lambda: self._base is not None, "the round's version")
         if self._base is None:
