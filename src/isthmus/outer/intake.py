@@ -2,76 +2,117 @@
 
 import threading
 from collections.abc import Callable
+from dataclasses import dataclass, field
 
 import numpy as np
 import xxhash
 
-from isthmus.outer.messages import Contribution
+from isthmus.outer.messages import Contribution, contribution_key
 
-MAX_CONTRIBUTIONS = 2
-"""Contributions of one site that may be under way at once."""
+Number = tuple[int, int]
+"""(incarnation, seq): orders the contributions of one site."""
+
+
+@dataclass
+class _Parcel:
+    """What is here of one contribution."""
+
+    number: Number
+    fragments: dict[int, np.ndarray] = field(default_factory=dict)
+    commit: Contribution | None = None
 
 
 class Intake:
-    """Bounded: a site can make the server hold at most `MAX_CONTRIBUTIONS` x its fragments. Any thread may
-    call.
+    """Bounded: the newest contribution of each site, no more. Any thread may call.
+
+    A site pushes again only when it knows the fate of its last push, and uploads in a new incarnation only
+    when the old one is forgotten. So whatever is older than the newest is a leftover.
 
     Args:
-        fragment_sizes: bytes of each encoded fragment; empty while the server has no weights.
-        on_complete: called once for each contribution whose fragments are all here.
+        fragment_sizes: bytes of each encoded fragment.
+        on_complete: called once for each contribution whose fragments are all here, in the thread that
+            brought the last of them.
     """
 
     def __init__(self, fragment_sizes: list[int], on_complete: Callable[[Contribution], None]):
         self._sizes = fragment_sizes
         self._on_complete = on_complete
         self._lock = threading.Lock()
-        self._blobs: dict[str, np.ndarray] = {}
-        self._commits: dict[str, Contribution] = {}
+        self._parcels: dict[str, _Parcel] = {}
 
     def allocate(self, site: str, key: str, size: int) -> np.ndarray | None:
-        """A buffer for the fragment with this transport key, or None: not asked for, or too much."""
-        if not key.startswith(f"up/{site}/") or size not in self._sizes:
+        """A buffer for the fragment with this key, or None: not its own, not its size, or left over."""
+        parsed = _parse(site, key)
+        if parsed is None:
+            return None
+        number, index = parsed
+        if index >= len(self._sizes) or size != self._sizes[index]:
             return None
         with self._lock:
-            held = sum(name.startswith(f"up/{site}/") for name in self._blobs)
-        return np.empty(size, np.uint8) if held < MAX_CONTRIBUTIONS * len(self._sizes) else None
+            return np.empty(size, np.uint8) if self._parcel(site, number) else None
 
-    def blob(self, key: str, payload: np.ndarray) -> None:
+    def blob(self, site: str, key: str, payload: np.ndarray) -> None:
+        parsed = _parse(site, key)
+        if parsed is None:
+            return
+        number, index = parsed
         with self._lock:
-            self._blobs[key] = payload
-        self._match()
+            parcel = self._parcel(site, number)
+            if parcel:
+                parcel.fragments[index] = payload
+        self._match(site)
 
-    def commit(self, contribution: Contribution) -> None:
-        """A newer Commit of a site replaces an older one whose fragments never came."""
+    def commit(self, site: str, contribution: Contribution) -> bool:
+        """False if it is not one of this site's, cut as the server's model is."""
+        number = contribution.incarnation, contribution.seq
+        keys = [contribution_key(site, *number, index) for index in range(len(self._sizes))]
+        if contribution.site != site or [fragment.key for fragment in contribution.fragments] != keys:
+            return False
         with self._lock:
-            self._commits[contribution.site] = contribution
-        self._match()
+            parcel = self._parcel(site, number)
+            if parcel:
+                parcel.commit = contribution
+        self._match(site)
+        return True
 
-    def _match(self) -> None:
+    def _parcel(self, site: str, number: Number) -> _Parcel | None:
+        """The site's parcel of this number; a newer one takes the place of what was there."""
+        parcel = self._parcels.get(site)
+        if parcel is None or parcel.number < number:
+            parcel = self._parcels[site] = _Parcel(number)
+        return parcel if parcel.number == number else None
+
+    def _match(self, site: str) -> None:
         with self._lock:
-            done = [
-                contribution
-                for contribution in self._commits.values()
-                if all(fragment.key in self._blobs for fragment in contribution.fragments)
-            ]
-            for contribution in done:
-                del self._commits[contribution.site]
-        for contribution in done:
-            self._on_complete(contribution)
+            parcel = self._parcels.get(site)
+            if parcel is None or parcel.commit is None or len(parcel.fragments) < len(self._sizes):
+                return
+            done, parcel.commit = parcel.commit, None
+        self._on_complete(done)
 
     def take(self, contribution: Contribution) -> list[np.ndarray]:
-        """Its payloads in fragment order; a fragment that is not here is an empty array."""
+        """Its payloads in fragment order. Raises KeyError if they are not all here."""
         with self._lock:
-            return [self._blobs.get(f.key, np.empty(0, np.uint8)) for f in contribution.fragments]
+            parcel = self._parcels[contribution.site]
+            if parcel.number != (contribution.incarnation, contribution.seq):
+                raise KeyError(contribution.id)
+            return [parcel.fragments[index] for index in range(len(self._sizes))]
 
-    def drop(self, contribution: Contribution) -> None:
-        """Forgets this contribution and whatever older one of its site is still here."""
-        ended = (contribution.incarnation, contribution.seq)
+    def drop(self, site: str, number: Number) -> None:
+        """This contribution of the site was decided: what is here of it, or of an older one, may go."""
         with self._lock:
-            for key in [k for k in self._blobs if k.startswith(f"up/{contribution.site}/")]:
-                incarnation, seq = key.split("/")[2:4]
-                if (int(incarnation), int(seq)) <= ended:
-                    del self._blobs[key]
+            if site in self._parcels and self._parcels[site].number <= number:
+                del self._parcels[site]
+
+
+def _parse(site: str, key: str) -> tuple[Number, int] | None:
+    """(number, fragment) if the key is one of this site's contributions."""
+    start = f"up/{site}/"
+    parts = key.removeprefix(start).split("/")
+    if not key.startswith(start) or len(parts) != 3 or not all(part.isdecimal() for part in parts):
+        return None
+    incarnation, seq, index = map(int, parts)
+    return (incarnation, seq), index
 
 
 def intact(contribution: Contribution, payloads: list[np.ndarray]) -> bool:

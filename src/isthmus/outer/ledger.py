@@ -25,6 +25,7 @@ from isthmus.outer.protocol.records import (
     AnyRecord,
     Book,
     ContributionAccepted,
+    ContributionDiscarded,
     Merged,
     decode_record,
     encode_record,
@@ -173,13 +174,16 @@ class Ledger:
 
     def append(self, record: AnyRecord, intake: Intake) -> None:
         """Durable on return, with the contribution's payloads where there is one. Raises StorageError."""
-        if not isinstance(record, ContributionAccepted):
-            self._wal.append(encode_record(record))
+        if isinstance(record, ContributionAccepted):
+            contribution = record.contribution
+            payloads = intake.take(contribution)
+            entry = self._wal.append(encode_record(record), payloads)
+            self._keep(contribution, payloads, entry)
+            intake.drop(contribution.site, (contribution.incarnation, contribution.seq))
             return
-        payloads = intake.take(record.contribution)
-        entry = self._wal.append(encode_record(record), payloads)
-        self._keep(record.contribution, payloads, entry)
-        intake.drop(record.contribution)
+        self._wal.append(encode_record(record))
+        if isinstance(record, ContributionDiscarded):
+            intake.drop(record.site, (record.incarnation, record.seq))
 
     def _keep(self, contribution: Contribution, payloads: list[np.ndarray], entry: int) -> None:
         self._payloads[contribution.id], self._entries[contribution.id] = payloads, entry

@@ -11,6 +11,7 @@ import signal
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ import numpy as np
 
 from isthmus import __version__
 from isthmus.clock import Clock, RealClock
-from isthmus.errors import IsthmusError, StorageError
+from isthmus.errors import InputError, IsthmusError, StorageError
 from isthmus.journal import events as journal
 from isthmus.journal.store import DiskStore
 from isthmus.journal.writer import Journal
@@ -78,9 +79,18 @@ class Server:
         self._put(machine.PeerDown(peer.name))
 
     def on_message(self, peer: Peer, message: bytes) -> None:
-        said = messages.decode(message, where=peer.name)
-        if isinstance(said, messages.Commit) and self._state:
-            self._intake.commit(said.contribution)
+        try:
+            said = messages.decode(message, where=peer.name)
+        except InputError as error:
+            peer.drop(error.message)
+            return
+        if (
+            isinstance(said, messages.Commit)
+            and self._state
+            and not self._intake.commit(peer.name, said.contribution)
+        ):
+            peer.drop("a contribution that is not this site's, or not cut as this model is")
+            return
         self._put(machine.Received(peer.name, said))
 
     def allocate(self, peer: Peer, key: str, size: int) -> np.ndarray | None:
@@ -92,7 +102,7 @@ class Server:
         if self._seeding:
             self._seeding.blob(key, buffer)
         else:
-            self._intake.blob(key, buffer)
+            self._intake.blob(peer.name, key, buffer)
 
     def on_sent(self, peer: Peer, key: str) -> None:
         """Versions are confirmed by `Applied`, not by their bytes."""
@@ -159,12 +169,13 @@ class Server:
                 _EXECUTE[type(action)](self, action)
 
     def _complete(self, contribution: messages.Contribution) -> None:
-        """All fragments are here: check them, and tell the machine."""
+        """All fragments are here: check them, and tell the machine. What is damaged, or was not finite before
+        the site quantised it, is not finite to the machine.
+        """
         payloads = self._intake.take(contribution)
-        if not intact(contribution, payloads):
-            self._intake.drop(contribution)
-            return
-        finite, norm = self.ledger.inspect(payloads)
+        finite, norm = False, float("nan")
+        if intact(contribution, payloads) and isfinite(contribution.norm):
+            finite, norm = self.ledger.inspect(payloads)
         self.journal.emit(
             journal.ContributionReceived(
                 site=contribution.site,
