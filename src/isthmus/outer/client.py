@@ -34,7 +34,7 @@ from isthmus.rundir import RunDir
 from isthmus.wire.tls import ClientTls
 from isthmus.wire.transport import Peer, Session
 
-TICK_S = 0.05
+TICK_S = 0.25
 QUEUE_SIZE = 10_000
 LINK_SAMPLE_S = 2.0
 

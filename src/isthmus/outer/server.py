@@ -37,7 +37,7 @@ from isthmus.spec.load import load_fleet, load_run
 from isthmus.wire.probe import run_facts
 from isthmus.wire.transport import Listener, Peer, ServerTls, format_address, parse_address
 
-TICK_S = 0.02
+TICK_S = 0.05
 QUEUE_SIZE = 10_000
 
 
