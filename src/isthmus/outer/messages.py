@@ -58,6 +58,8 @@ class Contribution(msgspec.Struct, frozen=True, kw_only=True):
     site: str
     incarnation: int
     seq: int
+    admission: int = 0
+    """The site's membership (see `Welcome`) its ranges were leased in."""
     base_version: int
     """The published version the site's reference stood on."""
     ranges: Ranges
@@ -135,6 +137,7 @@ class InitCommit(Message, frozen=True, kw_only=True):
 
 class Lost(Message, frozen=True, kw_only=True):
     incarnation: int
+    admission: int
     ranges: Ranges
 
 
@@ -182,6 +185,8 @@ class Welcome(Message, frozen=True, kw_only=True):
     incarnation: int
     session: int
     """Of the Hello it answers; a site takes one answer to each."""
+    admission: int
+    """Counts the site's memberships: leases of an earlier one are void."""
     terms: Terms
     batch_size: int
     version: int

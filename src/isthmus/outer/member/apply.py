@@ -124,7 +124,7 @@ def _received(state: MemberState, event: Received) -> MemberState:
         case Welcome():
             return _welcome(state, server, message)
         case Rejoin():
-            return replace(_seen(state, message.epoch), hello_due=(*state.hello_due, server))
+            return _rejoin(state, server, message)
         case Refused():
             return replace(state, refused=message)
     if server != state.home:
@@ -149,6 +149,13 @@ def _from_home(state: MemberState, message: Message) -> MemberState:
             return _stopping(state, message.reason)
         case _:
             return state
+
+
+def _rejoin(state: MemberState, server: str, message: Rejoin) -> MemberState:
+    """What the server knows of this site may be another thing by now: nothing counts before its Welcome."""
+    state = _homeless(state) if server == state.home else _seen(state, message.epoch)
+    due = () if server in state.hello_due else (server,)
+    return replace(state, hello_due=(*state.hello_due, *due))
 
 
 def _stopping(state: MemberState, reason: str) -> MemberState:
@@ -208,18 +215,20 @@ def _welcome(state: MemberState, server: str, message: Welcome) -> MemberState:
     )
     if message.fate:
         state = _fate(state, message.incarnation, message.seq, message.fate)
-    return _reconcile(state, message.held)
+    return _reconcile(state, message.admission, message.held)
 
 
-def _reconcile(state: MemberState, held: Ranges) -> MemberState:
+def _reconcile(state: MemberState, admission: int, held: Ranges) -> MemberState:
     """Leases as the server has them. Work that is no longer ours must not be pushed: the ranks start over."""
     lost = intersect(state.lost, held)
-    in_flight = state.pending.contribution.ranges if state.pending else ()
+    same = admission == state.admission
+    in_flight = state.pending.contribution.ranges if state.pending and same else ()
     fresh = subtract(subtract(subtract(held, state.work), lost), in_flight)
     kept = intersect(state.work, held)
-    gone = kept != state.work
+    gone = kept != state.work or (admission != state.admission and bool(state.work))
     return replace(
         state,
+        admission=admission,
         lost=lost,
         work=union(kept, fresh),
         unsaid=union(intersect(state.unsaid, kept), fresh),
@@ -235,7 +244,7 @@ def _grant(state: MemberState, message: Grant) -> MemberState:
         state,
         grants=message.number,
         work=union(state.work, message.ranges),
-        unsaid=union(state.unsaid, message.ranges),
+        unsaid=union(state.unsaid, subtract(message.ranges, state.work)),
         lost=subtract(state.lost, message.ranges),
     )
 
@@ -345,10 +354,13 @@ def _gone(state: MemberState, event: RanksGone) -> MemberState:
 
 def _pushed(state: MemberState, event: Pushed) -> MemberState:
     assert state.pending is None, "one contribution in flight"
+    if state.reset_due or (state.offer is not None and state.offer.reset):
+        return _drop_push(state)
     contribution = Contribution(
         site=state.site,
         incarnation=state.incarnation,
         seq=state.seq + 1,
+        admission=state.admission,
         base_version=state.taken,
         ranges=event.ranges,
         tokens=event.tokens,
@@ -357,12 +369,7 @@ def _pushed(state: MemberState, event: Pushed) -> MemberState:
     )
     passed = state.offer  # made before this push, so the ranks will not take it
     if passed is not None:
-        state = replace(
-            state,
-            rebase_due=True,
-            reset_due=state.reset_due or passed.reset,
-            moments_due=state.moments_due or passed.moments,
-        )
+        state = replace(state, rebase_due=True)
     return replace(
         state,
         seq=contribution.seq,
@@ -372,6 +379,20 @@ def _pushed(state: MemberState, event: Pushed) -> MemberState:
         offer=None,
         may_push_due=False,
         step_s=event.step_s,
+    )
+
+
+def _drop_push(state: MemberState) -> MemberState:
+    """The ranks pushed what they were about to be told to drop: its ranges are theirs still, its progress
+    is void."""
+    moments = state.moments_due or (state.offer is not None and state.offer.moments)
+    return replace(
+        state,
+        pushes=state.pushes + 1,
+        offer=None,
+        reset_due=True,
+        moments_due=moments,
+        may_push_due=True,
     )
 
 

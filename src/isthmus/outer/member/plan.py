@@ -155,7 +155,7 @@ def want_work(state: MemberState) -> AnyAction | None:
 def report_lost(state: MemberState) -> AnyAction | None:
     if not state.lost_due or not state.home:
         return None
-    return Send(state.home, Lost(incarnation=state.incarnation, ranges=state.lost))
+    return Send(state.home, Lost(incarnation=state.incarnation, admission=state.admission, ranges=state.lost))
 
 
 # ---- contributions

@@ -60,6 +60,7 @@ class MemberState(msgspec.Struct, frozen=True, kw_only=True):
     batch_size: int = 1
     heartbeat_s: float = -1e9
     # leases
+    admission: int = 0
     grants: int = 0
     work: Ranges = ()
     """Leased, with the ranks, not pushed."""

@@ -225,6 +225,8 @@ def _want_work(state: ServerState, site: str, message: WantWork) -> ServerState:
 def _lost(state: ServerState, site: str, message: Lost) -> ServerState:
     if not _current(state, site, message.incarnation):
         return _heard(state, site, message.incarnation)
+    if message.admission != state.book.sites[site].admission:
+        return state
     lost = intersect(union(state.live.peers[site].lost, message.ranges), state.book.sites[site].held)
     return _heard(state, site, message.incarnation, lost=lost)
 

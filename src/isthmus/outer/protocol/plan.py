@@ -181,6 +181,7 @@ def answer(state: ServerState, name: str) -> Message | None:
         epoch=state.book.epoch,
         incarnation=site.incarnation,
         session=hello.session,
+        admission=site.admission,
         terms=state.config.terms,
         batch_size=state.config.batch_size(name),
         version=state.book.version,

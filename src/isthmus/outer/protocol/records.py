@@ -87,6 +87,7 @@ class ContributionDiscarded(Record, frozen=True, kw_only=True):
     incarnation: int
     seq: int
     ranges: Ranges
+    """Those of its ranges that are still leased to the site: they return."""
     reason: str
 
 
@@ -122,6 +123,8 @@ def decode_record(data: bytes | memoryview) -> AnyRecord:
 
 class SiteBook(msgspec.Struct, frozen=True, kw_only=True):
     incarnation: int
+    admission: int = 1
+    """Counts the times it became a member."""
     member: bool = True
     held: Ranges = ()
     """Leased and neither contributed nor returned."""
@@ -209,8 +212,9 @@ def _admitted(book: Book, record: SiteAdmitted) -> Book:
     if known is None:
         return _with_site(book, record.site, SiteBook(incarnation=record.incarnation))
     if known.incarnation == record.incarnation:
-        return _with_site(book, record.site, replace(known, member=True))
-    fresh = SiteBook(incarnation=record.incarnation, merged=known.merged)
+        again = replace(known, member=True, admission=known.admission + 1)
+        return _with_site(book, record.site, again)
+    fresh = SiteBook(incarnation=record.incarnation, admission=known.admission + 1, merged=known.merged)
     return _with_site(book, record.site, fresh, free=union(book.free, known.held))
 
 

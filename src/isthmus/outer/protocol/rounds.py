@@ -29,7 +29,7 @@ def fates(state: ServerState) -> list[AnyRecord]:
                     site=name,
                     incarnation=contribution.incarnation,
                     seq=contribution.seq,
-                    ranges=contribution.ranges,
+                    ranges=contribution.ranges if _leased_now(state, contribution) else (),
                     reason=reason,
                 )
             )
@@ -39,10 +39,14 @@ def fates(state: ServerState) -> list[AnyRecord]:
     return records
 
 
+def _leased_now(state: ServerState, contribution: Contribution) -> bool:
+    return contribution.admission == state.book.sites[contribution.site].admission
+
+
 def why_discard(state: ServerState, arrived: Arrived) -> str:
     """'' or the reason."""
     book, config, contribution = state.book, state.config, arrived.contribution
-    if not covers(book.sites[arrived.site].held, contribution.ranges):
+    if not _leased_now(state, contribution) or not covers(book.sites[arrived.site].held, contribution.ranges):
         return "lease_lost"
     if not arrived.finite or not math.isfinite(arrived.norm):
         return "quarantined"

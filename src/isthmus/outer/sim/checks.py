@@ -3,7 +3,9 @@
 from typing import TYPE_CHECKING
 
 import numpy as np
+from msgspec.structs import replace
 
+from isthmus.outer.member import MemberState
 from isthmus.outer.messages import Accepted, Message, VersionReady
 from isthmus.outer.protocol import records
 from isthmus.outer.ranges import normal, total
@@ -32,7 +34,9 @@ class Checks:
         self.acknowledged: set[Id] = set()
         self.residual: dict[Id, numbers.Vector] = {}
         """Error feedback a client keeps after this contribution, if it is merged."""
-        self.discards: dict[str, int] = {}
+        self.discarded: set[Id] = set()
+        self.merged_in: dict[int, dict[str, tuple[int, int]]] = {0: {}}
+        """Version -> the last merged contribution of each site."""
         self.refreshes = 0
         self.promotions = 0
         self.resets = 0
@@ -45,18 +49,42 @@ class Checks:
             owner = self.epoch_owner.setdefault(epoch, server)
             hold(owner == server, f"{server} and {owner} both speak in epoch {epoch}")
         if isinstance(message, VersionReady):
+            self.merged_in[message.version] = message.merged
             known = self.hashes.setdefault(message.version, message.hash)
             hold(not message.hash or known == message.hash, f"version {message.version} has two hashes")
         elif isinstance(message, Accepted):
             self.acknowledged.add((site, message.incarnation, message.seq))
 
+    def offered(self, site: str, incarnation: int, version: int, minus: int | None) -> None:
+        """A base is the version less exactly what this client has in flight."""
+        newest = self.merged_in[version].get(site, (0, 0))
+        flying = [
+            key[2]
+            for key in self.residual
+            if key[:2] == (site, incarnation) and key[1:] > newest and key not in self.discarded
+        ]
+        hold(
+            flying == ([] if minus is None else [minus]), f"{site} has {flying} in flight, base lacks {minus}"
+        )
+
+    def ended(self, site: str, version: int) -> None:
+        """Whoever stays to the end holds the last version."""
+        newest = max(self.published_epoch, default=0)
+        hold(version == newest, f"{site} ends with version {version} of {newest}")
+
+    def fenced(self, before: MemberState, after: MemberState) -> None:
+        """A server of a lower epoch changes nothing here but that it is told so."""
+        same = replace(after, fence_due=before.fence_due) == before
+        hold(same, f"{before.site} heeds a server of a lower epoch than {before.epoch}")
+
     def published(self, server: str, version: int, epoch: int, hash_: str) -> None:
         known = self.hashes.setdefault(version, hash_)
         hold(known == hash_, f"version {version} has two hashes")
+        newest = max(self.published_epoch, default=0)
+        if version <= newest:
+            return  # a server that slept says again what was decided before it was replaced; sites fence it off
         before = max(self.published_epoch.values(), default=0)
         hold(epoch >= before, f"{server} publishes {version} in epoch {epoch} after epoch {before}")
-        newest = max(self.published_epoch, default=0)
-        hold(version > newest, f"version {version} published after version {newest}")
         self.published_epoch[version] = epoch
 
     def installed(self, site: str, before: int, version: int, vector: numbers.Vector) -> None:

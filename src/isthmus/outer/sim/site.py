@@ -6,7 +6,15 @@ import numpy as np
 
 from isthmus.outer import member
 from isthmus.outer.member import state
-from isthmus.outer.messages import Commit, Fragment, InitCommit, VersionReady, contribution_key, version_key
+from isthmus.outer.messages import (
+    Commit,
+    Fragment,
+    InitCommit,
+    VersionReady,
+    VoteRequest,
+    contribution_key,
+    version_key,
+)
 from isthmus.outer.ranges import Ranges, normal, take, total
 from isthmus.outer.sim import numbers
 from isthmus.outer.sim.checks import InvariantError
@@ -54,6 +62,7 @@ class SimSite:
         self.halves: dict[str, numbers.Vector] = {}
         self.ready: dict[tuple[int, int], VersionReady] = {}
         self.driving = False
+        self.newest = -1
         self.ranks.boot()
         self._tick()
 
@@ -77,6 +86,9 @@ class SimSite:
 
     def feed(self, event: state.AnyEvent) -> None:
         self.state = member.apply(self.state, event)
+        if isinstance(event, state.Installed) and self.state.version == event.version:
+            self.world.checks.installed(self.name, self.newest, event.version, self.published)
+            self.newest = event.version
         if self.driving:
             return
         self.driving = True
@@ -108,6 +120,7 @@ class SimSite:
             case state.Install():
                 self.process.later(0.02, self._install, action.ready)
             case state.OfferBase():
+                self.world.checks.offered(self.name, self.incarnation, action.version, action.minus)
                 minus = self.sent[action.minus] if action.minus is not None else 0.0
                 self.base = self.published - minus
                 self.ranks.hear(action)
@@ -123,6 +136,8 @@ class SimSite:
         self.feed(state.BallotDurable(action.epoch, action.candidate))
 
     def _exit(self, action: Any) -> None:
+        if action.reason == "budget":
+            self.world.checks.ended(self.name, self.state.version)
         self.crash()
         self.world.left(self, action.reason)
 
@@ -159,7 +174,7 @@ class SimSite:
         del self.sent[action.seq], self.upload[action.seq]
         if action.discarded:
             self.error = self.old_error
-            self.world.checks.discards["any"] = self.world.checks.discards.get("any", 0) + 1
+            self.world.checks.discarded.add((self.name, self.incarnation, action.seq))
 
     # ---- versions
 
@@ -168,17 +183,13 @@ class SimSite:
         if any(part is None for part in parts):
             raise InvariantError(f"{self.name} installs version {ready.version} without its bytes")
         vector = np.concatenate([part for part in parts if part is not None])
-        before = self.state.version
         self.published = vector.copy() if ready.base < 0 else self.published + vector
         if self.flip_next:
             self.flip_next = False
             self.published = self.published + 1.0
         result = numbers.digest(self.published)
-        if result == ready.hash:
-            self.world.checks.installed(self.name, before, ready.version, self.published)
-        else:
-            self.world.checks.refreshes += 1
         self.ready = {key: value for key, value in self.ready.items() if key[0] > ready.version}
+        self.world.checks.refreshes += result != ready.hash
         self.feed(state.Installed(ready.version, result))
 
     def _maybe_arrived(self, ready: VersionReady) -> None:
@@ -205,7 +216,11 @@ class SimSite:
         (message,) = rest
         if isinstance(message, VersionReady):
             self.ready[(message.version, message.base)] = message
+        before = self.state
         self.feed(state.Received(link.other(self).process.name, message))
+        stale = getattr(message, "epoch", before.epoch) < before.epoch
+        if stale and not isinstance(message, VoteRequest):
+            self.world.checks.fenced(before, self.state)
         if isinstance(message, VersionReady):
             self._maybe_arrived(message)
 

@@ -1,0 +1,356 @@
+"""Planted protocol bugs. A simulator that finds none of them proves nothing; this one finds each, from a
+seed.
+
+Each mutant swaps one rule for a wrong one while a schedule runs: in a table of rules or in the module that
+looks the rule up by name.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from importlib import import_module
+from typing import Any
+
+import msgspec
+from msgspec.structs import replace
+
+from isthmus.outer.messages import VersionReady
+from isthmus.outer.protocol import epoch, leases, records, rounds
+from isthmus.outer.protocol.records import Book, Merged, SiteRemoved
+from isthmus.outer.protocol.state import Persisted
+from isthmus.outer.ranges import covers, total, union
+from isthmus.outer.sim import server, site
+from isthmus.outer.sim.checks import InvariantError
+from isthmus.outer.sim.world import SimConfig, simulate
+
+# the packages export functions of the same names as these modules
+_server_apply = import_module("isthmus.outer.protocol.apply")
+_member_apply = import_module("isthmus.outer.member.apply")
+_member_plan = import_module("isthmus.outer.member.plan")
+
+
+class Mutant(msgspec.Struct, frozen=True, kw_only=True):
+    name: str
+    bug: str
+    place: Any
+    """A module, class or table."""
+    key: Any
+    wrong: Any
+    config: SimConfig = SimConfig()
+    seeds: int = 400
+    """Schedules it must be found in."""
+
+
+class Found(msgspec.Struct, frozen=True, kw_only=True):
+    mutant: str
+    seed: int
+    schedules: int
+    invariant: str
+
+
+def _swap(place: Any, key: Any, value: Any) -> Any:
+    """Puts `value` there and returns what was there."""
+    if isinstance(place, dict):
+        old, place[key] = place[key], value
+        return old
+    old = getattr(place, key)
+    setattr(place, key, value)
+    return old
+
+
+@contextmanager
+def planted(mutant: Mutant) -> Iterator[None]:
+    old = _swap(mutant.place, mutant.key, mutant.wrong)
+    try:
+        yield
+    finally:
+        _swap(mutant.place, mutant.key, old)
+
+
+def hunt(mutant: Mutant, first_seed: int = 0) -> Found | None:
+    """Runs schedules until one breaks an invariant, and that one once more to see it break again."""
+    with planted(mutant):
+        for seed in range(first_seed, first_seed + mutant.seeds):
+            broken = breaks(seed, mutant.config)
+            if broken and broken == breaks(seed, mutant.config):
+                break
+        else:
+            return None
+    if breaks(seed, mutant.config):
+        return None  # the rule itself is wrong: no credit for the mutant
+    return Found(mutant=mutant.name, seed=seed, schedules=seed - first_seed + 1, invariant=broken)
+
+
+def breaks(seed: int, config: SimConfig) -> str:
+    """The broken invariant in one line, or ''."""
+    try:
+        simulate(seed, config)
+    except InvariantError as error:
+        return str(error).splitlines()[0]
+    return ""
+
+
+# ---- the wrong rules
+
+
+def _acknowledge_before_sync(self: server.SimServer, batch: tuple[records.AnyRecord, ...]) -> None:
+    payloads = [
+        self.payloads[record.contribution.id] if isinstance(record, records.ContributionAccepted) else None
+        for record in batch
+    ]
+    start = len(self.disk.entries)
+    self.disk.entries += list(zip(batch, payloads, strict=True))
+
+    def synced() -> None:
+        self.disk.synced = max(self.disk.synced, start + len(batch))
+
+    self.process.later(3.0, synced)
+    self.feed(Persisted(batch))
+
+
+def _no_deduplication(state: Any, event: Any) -> Any:
+    contribution = event.contribution
+    return _server_apply._heard(state, event.site, contribution.incarnation, arrived=event)
+
+
+def _any_lease(state: Any, arrived: Any) -> str:
+    return "" if arrived.finite else "quarantined"
+
+
+def _anything_finite_or_not(state: Any, arrived: Any) -> str:
+    held = state.book.sites[arrived.site].held
+    return "" if covers(held, arrived.contribution.ranges) else "lease_lost"
+
+
+def _any_epoch(state: Any, event: Any) -> Any:
+    lower = getattr(event.message, "epoch", state.epoch) < state.epoch
+    if lower and event.server == state.home:
+        return _member_apply._from_home(state, event.message)
+    return _right_received(state, event)
+
+
+_right_received = _member_apply._received
+
+
+def _merged_stays(book: Book, record: Merged) -> Book:
+    return replace(records._merged(book, record), accepted=book.accepted)
+
+
+def _keep_spent_error(self: site.SimSite, action: Any) -> None:
+    error = self.error
+    _right_forget(self, action)
+    self.error = error
+
+
+_right_forget = site.SimSite._forget
+
+
+def _accepted_is_free(book: Book, record: records.ContributionAccepted) -> Book:
+    book = records._accepted(book, record)
+    return replace(book, free=union(book.free, record.contribution.ranges))
+
+
+def _announce_anything(state: Any, message: VersionReady) -> Any:
+    if message.base < 0:
+        return replace(state, announced=(message,), arrived=())
+    return _right_announce(state, message)
+
+
+_right_announce = _member_apply._announce
+
+
+def _removed_takes_leases_along(book: Book, record: SiteRemoved) -> Book:
+    return replace(records._removed(book, record), free=book.free)
+
+
+def _granted_stays_free(book: Book, record: records.RangeGranted) -> Book:
+    return replace(records._granted(book, record), free=book.free)
+
+
+def _believe_any_hash(state: Any, event: Any) -> Any:
+    ready = state.installing
+    hash_ = event.hash if ready is None else ready.hash
+    return _right_installed(state, type(event)(event.version, hash_))
+
+
+_right_installed = _member_apply._installed
+
+
+def _stop_before_merge(state: Any) -> bool:
+    waiting = sum(total(contribution.ranges) for contribution in state.book.accepted)
+    done = state.book.merged_samples + total(state.book.poisoned) + waiting
+    return done >= state.config.terms.budget
+
+
+def _without(rules: tuple[Callable[..., Any], ...], name: str) -> tuple[Callable[..., Any], ...]:
+    rest = tuple(rule for rule in rules if rule.__name__ != name)
+    assert len(rest) == len(rules) - 1, f"no rule {name}"
+    return rest
+
+
+def _settled_when_accepted(state: Any, incarnation: int, seq: int, fate: str) -> Any:
+    state = _right_fate(state, incarnation, seq, fate)
+    pending = state.pending
+    if pending is None or not pending.accepted:
+        return state
+    return replace(state, pending=None, forget=(seq, False), may_push_due=True)
+
+
+_right_fate = _member_apply._fate
+
+
+def _speak_unreplicated(state: Any) -> bool:
+    return False
+
+
+def _vote_always(state: Any, request: Any) -> bool:
+    return True
+
+
+def _lost_leases_kept(state: Any, admission: int, held: Any) -> Any:
+    right = _right_reconcile(state, admission, held)
+    return replace(right, lost=(), work=union(right.work, state.lost), unsaid=union(right.unsaid, state.lost))
+
+
+_right_reconcile = _member_apply._reconcile
+
+_TWO_SERVERS = SimConfig(
+    standby="yes", faults=("pause_server", "partition", "crash_server", "cut", "pause_client"), num_faults=8
+)
+
+MUTANTS = (
+    Mutant(
+        name="ack_before_sync",
+        bug="acknowledges before the record is synced",
+        place=server.SimServer,
+        key="_persist",
+        wrong=_acknowledge_before_sync,
+    ),
+    Mutant(
+        name="no_dedupe",
+        bug="decides a contribution again that was resent",
+        place=_server_apply._HANDLERS,
+        key=_server_apply.Arrived,
+        wrong=_no_deduplication,
+    ),
+    Mutant(
+        name="accept_lease_lost",
+        bug="accepts contributions over ranges their site no longer holds",
+        place=rounds,
+        key="why_discard",
+        wrong=_any_lease,
+    ),
+    Mutant(
+        name="accept_nan",
+        bug="accepts non-finite and outlying contributions",
+        place=rounds,
+        key="why_discard",
+        wrong=_anything_finite_or_not,
+        config=SimConfig(faults=("nan", "crash_server", "cut")),
+    ),
+    Mutant(
+        name="ignore_epoch",
+        bug="a site heeds a server of a lower epoch",
+        place=_member_apply._HANDLERS,
+        key=_member_apply.Received,
+        wrong=_any_epoch,
+    ),
+    Mutant(
+        name="merge_twice",
+        bug="a merged contribution stays among the accepted",
+        place=records._FOLDS,
+        key=Merged,
+        wrong=_merged_stays,
+    ),
+    Mutant(
+        name="keep_spent_error",
+        bug="error feedback is not put back when a contribution is discarded",
+        place=site.SimSite,
+        key="_forget",
+        wrong=_keep_spent_error,
+    ),
+    Mutant(
+        name="release_acknowledged",
+        bug="ranges are leased again once acknowledged",
+        place=records._FOLDS,
+        key=records.ContributionAccepted,
+        wrong=_accepted_is_free,
+    ),
+    Mutant(
+        name="version_backwards",
+        bug="a site takes up an older version that comes late",
+        place=_member_apply,
+        key="_announce",
+        wrong=_announce_anything,
+    ),
+    Mutant(
+        name="drop_free_ranges",
+        bug="what a removed site held is forgotten",
+        place=records._FOLDS,
+        key=SiteRemoved,
+        wrong=_removed_takes_leases_along,
+    ),
+    Mutant(
+        name="grant_twice",
+        bug="returned ranges stay free after they were leased again",
+        place=records._FOLDS,
+        key=records.RangeGranted,
+        wrong=_granted_stays_free,
+    ),
+    Mutant(
+        name="no_hash_check",
+        bug="a version is taken up although its hash is wrong",
+        place=_member_apply._HANDLERS,
+        key=_member_apply.Installed,
+        wrong=_believe_any_hash,
+    ),
+    Mutant(
+        name="no_refresh",
+        bug="a site that misses a version never asks for it",
+        place=_member_plan,
+        key="RULES",
+        wrong=_without(_member_plan.RULES, "want_refresh"),
+    ),
+    Mutant(
+        name="stop_before_merge",
+        bug="the budget counts as done when its last samples are acknowledged",
+        place=leases,
+        key="budget_done",
+        wrong=_stop_before_merge,
+    ),
+    Mutant(
+        name="pending_until_accepted",
+        bug="a contribution leaves the base when it is acknowledged, not when it is merged",
+        place=_member_apply,
+        key="_fate",
+        wrong=_settled_when_accepted,
+    ),
+    Mutant(
+        name="lost_ranges_kept",
+        bug="ranges reported lost are taken for work again after a reconnect",
+        place=_member_apply,
+        key="_reconcile",
+        wrong=_lost_leases_kept,
+        config=SimConfig(faults=("crash_ranks", "cut", "partition", "crash_server"), num_faults=8),
+    ),
+    Mutant(
+        name="two_primaries",
+        bug="the primary speaks before its standby has the records",
+        place=epoch,
+        key="silenced",
+        wrong=_speak_unreplicated,
+        config=_TWO_SERVERS,
+    ),
+    Mutant(
+        name="vote_twice",
+        bug="a site votes for everybody who asks",
+        place=_member_apply,
+        key="may_vote",
+        wrong=_vote_always,
+        config=_TWO_SERVERS,
+    ),
+)
+
+
+def hunt_all() -> list[Found]:
+    """Those that were found; `MUTANTS` names them all."""
+    return [found for mutant in MUTANTS if (found := hunt(mutant)) is not None]
