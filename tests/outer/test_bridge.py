@@ -91,7 +91,6 @@ def test_sending_to_one_that_is_gone(ends):
     there.close()
     with pytest.raises(LineClosedError):
         here.send(MayPush())
-        here.send(MayPush())
 
 
 def test_a_line_closed_by_ourselves_in_another_thread(ends):

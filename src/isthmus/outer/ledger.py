@@ -11,6 +11,7 @@ from pathlib import Path
 
 import msgspec
 import numpy as np
+import xxhash
 
 from isthmus.errors import CorruptError, StorageError
 from isthmus.journal import events
@@ -40,6 +41,7 @@ from isthmus.wire import codecs
 
 DELTAS_KEPT = 4
 """Versions whose deltas stay in memory, for sites that are a little behind."""
+_CHECK_BYTES = 8
 
 
 class Seeded(msgspec.Struct, frozen=True):
@@ -88,9 +90,9 @@ class Ledger:
 
     def _open(self) -> Wal:
         folder = self._folder / "wal"
-        if not self._seed_path.exists():
+        if self._seed_path.name not in self._store.list(self._folder):
             return Wal(self._store, folder)
-        self._seeded = msgspec.msgpack.decode(bytes(self._store.read(self._seed_path)), type=Seeded)
+        self._seeded = self._read_seed()
         loaded = self._snapshots.load()
         if loaded is None:
             raise CorruptError(
@@ -105,6 +107,17 @@ class Ledger:
             self._journal.emit(events.Fault(subject="server", kind="torn_log", detail=str(wal.tail)))
         self._recover(loaded, wal)
         return wal
+
+    def _read_seed(self) -> Seeded:
+        data = bytes(self._store.read(self._seed_path))
+        check, body = data[:_CHECK_BYTES], data[_CHECK_BYTES:]
+        if xxhash.xxh3_64_digest(body) != check:
+            raise CorruptError(
+                "does not match its checksum",
+                where=str(self._seed_path),
+                hint="restore the server's folder from a copy or from the standby",
+            )
+        return msgspec.msgpack.decode(body, type=Seeded)
 
     def _recover(self, loaded: Loaded, wal: Wal) -> None:
         """From the newest snapshot to the end of the log, computing merges again."""
@@ -144,12 +157,13 @@ class Ledger:
         return self._seeded is not None
 
     def seed(self, layout: Layout, identity: Identity, fragments: list[np.ndarray]) -> None:
-        """Version 0: the first site's weights."""
+        """Version 0: the first site's weights. Raises StorageError; the folder then holds none."""
         self._master = MasterState(layout, [fragment.copy() for fragment in fragments])
         self.book = Book(hash=self._master.hash)
         self._seeded = Seeded(layout, identity)
-        self.snapshot()
-        self._store.write_atomic(self._seed_path, msgspec.msgpack.encode(self._seeded))
+        self._save_snapshot()
+        body = msgspec.msgpack.encode(self._seeded)
+        self._store.write_atomic(self._seed_path, xxhash.xxh3_64_digest(body), body)
 
     def complete(self, config: ServerConfig) -> ServerConfig:
         """The configuration with what only the weights tell."""
@@ -248,15 +262,10 @@ class Ledger:
 
     def snapshot(self) -> None:
         """Saves the state after the last entry; a disk that refuses costs nothing but a longer replay."""
-        assert self._master
         start_s = time.monotonic()
         self._merges_since = 0
-        waiting = {"/".join(map(str, key)): entry for key, entry in self._entries.items()}
-        saved = msgspec.msgpack.encode(Saved(self.book, waiting))
-        entry = self._wal.next_index - 1
-        log_from = min([entry + 1, *self._entries.values()])
         try:
-            self._wal.truncate_before(self._snapshots.save(self._master, saved, entry, log_from))
+            self._save_snapshot()
         except StorageError as error:
             self._journal.emit(events.CheckpointFailed(what="server", reason=str(error)))
             return
@@ -269,6 +278,14 @@ class Ledger:
                 duration_s=time.monotonic() - start_s,
             )
         )
+
+    def _save_snapshot(self) -> None:
+        assert self._master
+        waiting = {"/".join(map(str, key)): entry for key, entry in self._entries.items()}
+        saved = msgspec.msgpack.encode(Saved(self.book, waiting))
+        entry = self._wal.next_index - 1
+        log_from = min([entry + 1, *self._entries.values()])
+        self._wal.truncate_before(self._snapshots.save(self._master, saved, entry, log_from))
 
     def close(self) -> None:
         self._wal.close()
