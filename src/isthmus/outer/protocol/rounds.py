@@ -12,6 +12,8 @@ from isthmus.outer.ranges import covers
 
 GRACE_SHARE = 0.8
 MAD_FACTOR = 3.0
+LATENESS_ENOUGH = 8
+"""Arrivals after a quorum before their median says anything."""
 
 
 def fates(state: ServerState) -> list[AnyRecord]:
@@ -71,11 +73,12 @@ def window_s(state: ServerState) -> float:
 
 
 def grace_s(state: ServerState) -> float:
-    """How long to wait for the others after the quorum: min(0.8 slack, median lateness + 3 MAD)."""
+    """How long to wait for the others after the quorum: min(0.8 slack, median lateness + 3 MAD), at
+    first the whole slack."""
     live = state.live
     transfer_s = max((peer.up_s + peer.down_s for peer in live.peers.values() if peer.welcomed), default=0.0)
     longest_s = max(0.0, GRACE_SHARE * (window_s(state) - transfer_s))
-    if not live.lateness_s:
+    if len(live.lateness_s) < LATENESS_ENOUGH:
         return longest_s
     middle_s = median(live.lateness_s)
     spread_s = median(abs(late_s - middle_s) for late_s in live.lateness_s)
