@@ -34,7 +34,7 @@ from isthmus.outer.protocol.records import (
 )
 from isthmus.outer.protocol.state import Merge
 from isthmus.outer.snapshot import Loaded, Snapshots
-from isthmus.outer.wal import Wal
+from isthmus.outer.wal import Entry, Octets, Wal
 from isthmus.outer.weights import Share
 from isthmus.spec.run import OuterSpec
 from isthmus.wire import codecs
@@ -130,11 +130,14 @@ class Ledger:
                 self._keep(record.contribution, entry.payloads, entry.number)
             if entry.number <= loaded.entry:
                 continue
-            if isinstance(record, Merged):
-                self._merge_again(record)
-            self.book = fold(self.book, record)
+            self._fold(record)
             self.replayed += 1
         self._forget_merged()
+
+    def _fold(self, record: AnyRecord) -> None:
+        if isinstance(record, Merged):
+            self._merge_again(record)
+        self.book = fold(self.book, record)
 
     def _merge_again(self, record: Merged) -> None:
         by_id = {contribution.id: contribution for contribution in self.book.accepted}
@@ -198,6 +201,39 @@ class Ledger:
         self._wal.append(encode_record(record))
         if isinstance(record, ContributionDiscarded):
             intake.drop(record.site, (record.incarnation, record.seq))
+
+    def follow(self, record: AnyRecord, payloads: Sequence[Octets]) -> None:
+        """One more record of the primary's log, for a standby: durable on return, its merge computed too.
+
+        Raises StorageError; then it is not in the log. Raises CorruptError where a version comes out with
+        another hash than the primary's.
+        """
+        entry = self._wal.append(encode_record(record), payloads)
+        if isinstance(record, ContributionAccepted):
+            self._keep(record.contribution, list(payloads), entry)
+        self._fold(record)
+        if isinstance(record, Merged):
+            self.published_one()
+
+    @property
+    def first_entry(self) -> int:
+        """The oldest entry the log still has."""
+        return self._wal.first_index
+
+    def entries(self, start: int, end: int, max_bytes: int) -> list[Entry]:
+        """Of the log, as `Wal.read`; the entry of a record is its number in the book."""
+        return self._wal.read(start, end, max_bytes)
+
+    def files(self) -> dict[str, np.ndarray]:
+        """The folder at this moment, as little of it as makes a whole ledger: name -> bytes.
+
+        They are mapped where a file never shrinks, so they hold no memory, and outlive the file's deletion.
+        """
+        wanted, log_from = self._snapshots.newest()
+        *closed, last = self._wal.segments(log_from)
+        mapped = [self._seed_path, *wanted, *closed]
+        files = {str(path.relative_to(self._folder)): np.memmap(path, np.uint8, "r") for path in mapped}
+        return {**files, str(last.relative_to(self._folder)): np.frombuffer(self._store.read(last), np.uint8)}
 
     def _keep(self, contribution: Contribution, payloads: list[np.ndarray], entry: int) -> None:
         self._payloads[contribution.id], self._entries[contribution.id] = payloads, entry

@@ -287,8 +287,28 @@ class Replica(Message, frozen=True, kw_only=True):
     length: int
 
 
+class CopiedFile(msgspec.Struct, frozen=True, gc=False):
+    """A file of the server's folder: its name there, and how much of it belongs to the copy."""
+
+    name: str
+    size: int
+
+
+class Copy(Message, frozen=True, kw_only=True):
+    """Primary -> standby, which has nothing that could be continued: these files are on their way under
+    `copy_key`; together they are the server's folder at one moment. `specs`: name -> text of run.yaml and the
+    like."""
+
+    epoch: int
+    number: str
+    """Of no other copy."""
+    files: tuple[CopiedFile, ...]
+    specs: dict[str, bytes]
+
+
 class Records(Message, frozen=True, kw_only=True):
-    """Primary -> standby: the encoded records from number `start` on."""
+    """Primary -> standby: the encoded records from number `start` on; the fragments of contributions accepted
+    in them are on their way under their keys. Without records a sign of life."""
 
     epoch: int
     start: int
@@ -303,7 +323,7 @@ ToSite = (
     Welcome | Refused | Grant | Accepted | Discarded | VersionReady | InitWanted | Rejoin | Stop | VoteRequest |
     SeedWanted
 )  # fmt: skip
-BetweenServers = Replica | Records | Fenced
+BetweenServers = Replica | Copy | Records | Stop
 AnyMessage = ToServer | ToSite | BetweenServers
 
 
@@ -316,6 +336,11 @@ def version_key(message: VersionReady, fragment: int) -> str:
 def init_key(site: str, incarnation: int, fragment: int) -> str:
     """Transport key of one fragment of the initial parameters on their way up."""
     return f"init/{site}/{incarnation}/{fragment}"
+
+
+def copy_key(number: str, name: str) -> str:
+    """Transport key of one file on its way to the standby."""
+    return f"copy/{number}/{name}"
 
 
 def contribution_key(site: str, incarnation: int, seq: int, fragment: int) -> str:

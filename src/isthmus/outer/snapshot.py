@@ -105,6 +105,13 @@ class Snapshots:
             )
         return None
 
+    def newest(self) -> tuple[list[Path], int]:
+        """Files of the newest snapshot, its manifest last, and the first log entry it needs."""
+        number = max(self._numbers())
+        manifest = self._read_manifest(number)
+        files = [self._folder / file.name for file in manifest.files]
+        return [*files, self._manifest(number)], manifest.log_from
+
     def _save_fragment(self, state: MasterState, number: int, index: int) -> _File:
         arrays = [state.master[index], state.momentum[index], state.published[index]]
         if state.touched.any():

@@ -13,7 +13,7 @@ from msgspec.structs import replace
 
 from isthmus.outer.messages import Replica, VoteRequest
 from isthmus.outer.protocol.epoch import majority
-from isthmus.outer.protocol.records import AnyRecord, Book, fold
+from isthmus.outer.protocol.records import AnyRecord, Book, replay
 
 
 class StandbyState(msgspec.Struct, frozen=True, kw_only=True):
@@ -34,7 +34,7 @@ class StandbyState(msgspec.Struct, frozen=True, kw_only=True):
     """What the primary sent and is not written yet."""
     storing: bool = False
     copied: bool = False
-    """On this connection the replica was made from the primary's whole log."""
+    """On this connection the replica was made anew from the primary's folder."""
     report_due: bool = False
     reported_s: float = -1e9
     promoted: bool = False
@@ -60,17 +60,24 @@ class PrimaryDown(Event, frozen=True):
 
 
 class PrimarySent(Event, frozen=True):
-    """Records from number `start` on, decoded; their contributions' bytes are here too."""
+    """Records from number `start` on, decoded; their contributions' bytes are here too. None of them: a sign
+    of life."""
 
     epoch: int
     start: int
     records: tuple[AnyRecord, ...]
 
 
-class Stored(Event, frozen=True):
-    """DURABLE. The log was cut to `start` records, these follow, all synced."""
+class Copied(Event, frozen=True):
+    """DURABLE. The replica was replaced, as `replaceable` allowed it, by the primary's snapshot and what its
+    log holds after it; `book` is the fold of that."""
 
-    start: int
+    book: Book
+
+
+class Stored(Event, frozen=True):
+    """DURABLE. These records are appended to the log and synced."""
+
     records: tuple[AnyRecord, ...]
 
 
@@ -97,7 +104,8 @@ class Issued(Event, frozen=True):
 
 
 AnyEvent = (
-    Tick | PrimaryUp | PrimaryDown | PrimarySent | Stored | StoreFailed | PeerUp | PeerDown | Voted | Issued
+    Tick | PrimaryUp | PrimaryDown | PrimarySent | Copied | Stored | StoreFailed | PeerUp | PeerDown | Voted |
+    Issued
 )  # fmt: skip
 
 
@@ -109,8 +117,7 @@ class Action(msgspec.Struct, frozen=True):
 
 
 class Store(Action, frozen=True):
-    """Append the records and sync, then `Stored`. `start` 0 with an older log: that log is replaced as a
-    whole."""
+    """Append the records (the first has number `start`) and sync, then `Stored` with those that were."""
 
     start: int
     records: tuple[AnyRecord, ...]
@@ -160,26 +167,31 @@ def attached(state: StandbyState) -> bool:
     return state.book.standby == state.name
 
 
+def replaceable(state: StandbyState, epoch: int) -> bool:
+    """Whether the primary of this epoch may replace the replica: an attached one is promised to the sites,
+    until they voted for an epoch without it."""
+    free = state.store is None and not state.promoted
+    return free and (not attached(state) or epoch > state.book.epoch)
+
+
 def _primary_sent(state: StandbyState, event: PrimarySent) -> StandbyState:
     state = replace(state, heard_s=state.now_s)
     if not event.records or state.store is not None or state.promoted:
         return state  # what is missed now is sent again
     length = state.book.length
-    detached = attached(state) and event.epoch > state.book.epoch
-    if event.start == 0 and (detached or not attached(state)):
-        return replace(state, store=Store(0, event.records))
     if event.start > length or not (attached(state) or state.copied):
         return replace(state, report_due=True)
     fresh = event.records[length - event.start :]
     return replace(state, store=Store(length, fresh)) if fresh else replace(state, report_due=True)
 
 
+def _copied(state: StandbyState, event: Copied) -> StandbyState:
+    return replace(state, book=event.book, copied=True, report_due=True, heard_s=state.now_s)
+
+
 def _stored(state: StandbyState, event: Stored) -> StandbyState:
-    book = state.book if event.start else Book()
-    for record in event.records:
-        book = fold(book, record)
-    copied = state.copied or event.start == 0
-    return replace(state, book=book, store=None, storing=False, copied=copied, report_due=True)
+    book = replay(list(event.records), state.book)
+    return replace(state, book=book, store=None, storing=False, report_due=True)
 
 
 def _store_failed(state: StandbyState, event: StoreFailed) -> StandbyState:
@@ -222,6 +234,7 @@ _HANDLERS: dict[type[AnyEvent], Callable[[StandbyState, Any], StandbyState]] = {
     PrimaryUp: _primary_up,
     PrimaryDown: _primary_down,
     PrimarySent: _primary_sent,
+    Copied: _copied,
     Stored: _stored,
     StoreFailed: _store_failed,
     PeerUp: _peer_up,

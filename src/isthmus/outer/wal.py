@@ -14,7 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from isthmus.errors import CorruptError
-from isthmus.journal.log import AppendLog, Tail
+from isthmus.journal.log import AppendLog, LogReader, Tail
+from isthmus.journal.segment import segment_path, segments
 from isthmus.journal.store import Store
 
 Octets = NDArray[np.uint8]
@@ -47,6 +48,8 @@ class Wal:
     """
 
     def __init__(self, store: Store, folder: Path, segment_bytes: int = SEGMENT_BYTES, first_index: int = 0):
+        self._reader: LogReader | None = None
+        self._read_to = 0
         store.make_folder(folder)
         self._held = contextlib.ExitStack()
         self._held.enter_context(store.lock(folder))
@@ -65,6 +68,18 @@ class Wal:
     @property
     def next_index(self) -> int:
         return self._log.next_index
+
+    @property
+    def first_index(self) -> int:
+        """Of the oldest entry that is still there."""
+        firsts = segments(self._log.store, self._log.folder)
+        return firsts[0] if firsts else self.next_index
+
+    def segments(self, index: int) -> list[Path]:
+        """The files that hold the entries from `index` on, in order."""
+        firsts = segments(self._log.store, self._log.folder)
+        last_before = max((first for first in firsts if first <= index), default=0)
+        return [segment_path(self._log.folder, first) for first in firsts if first >= last_before]
 
     def append(self, record: bytes, payloads: Sequence[NDArray] = (), *, sync: bool = True) -> int:
         """Add one entry, without copying its payloads (contiguous arrays of any type); returns its index.
@@ -99,6 +114,27 @@ class Wal:
                     f"the log ends before entry {min(wanted, end)}, but {max(end - 1, after)} was written"
                 )
                 raise CorruptError(reason, where=self._where)
+
+    def read(self, start: int, end: int, max_bytes: int) -> list[Entry]:
+        """Entries from `start` on, below `end`, until they have `max_bytes`; at least one if there is one.
+
+        Quick where the last call ended. Raises CorruptError, also where the first is missing.
+        """
+        if self._reader is None or self._read_to != start:
+            self._reader, self._read_to = LogReader(self._log.store, self._log.folder, start), start
+        entries: list[Entry] = []
+        held = 0
+        if start < end:
+            with _remedied():
+                for index, body in ((record.index, record.body) for record in self._reader.read()):
+                    if index != self._read_to:
+                        raise CorruptError(f"the log begins with entry {index}", where=self._where)
+                    entries.append(_entry(index, body))
+                    self._read_to += 1
+                    held += body.nbytes
+                    if self._read_to >= end or held >= max_bytes:
+                        break
+        return entries
 
     @property
     def _where(self) -> str:

@@ -230,6 +230,7 @@ def _reconcile(state: MemberState, admission: int, held: Ranges) -> MemberState:
         state,
         admission=admission,
         lost=lost,
+        lost_due=bool(lost),  # the Hello this answers may be older than the loss
         work=union(kept, fresh),
         unsaid=union(intersect(state.unsaid, kept), fresh),
         reset_due=state.reset_due or (gone and state.attached),

@@ -168,14 +168,23 @@ class SimServer:
             case state.Publish():
                 self._publish(action)
             case state.Replicate():
-                if self.replica_link is not None:
-                    entries = self.disk.entries[action.start : action.end]
-                    epoch = self.state.book.epoch
-                    self.replica_link.send(self, ("records", epoch, action.start, entries))
+                self._replicate(action)
             case state.StepDown():
                 self.crash()
             case state.Finish():
                 self.world.finish(self, action.reason)
+
+    def _replicate(self, action: state.Replicate) -> None:
+        """What a replica lacks; one that holds nothing gets snapshot and log instead."""
+        if self.replica_link is None:
+            return
+        epoch = self.state.book.epoch
+        if action.start == 0:
+            entries = self.disk.entries[: action.end]
+            self.replica_link.send(self, ("copy", epoch, self.disk.snapshot, entries))
+        else:
+            entries = self.disk.entries[action.start : action.end]
+            self.replica_link.send(self, ("records", epoch, action.start, entries))
 
     def _send(self, site: str, message: Message) -> None:
         self.world.checks.said(self.name, site, message)
@@ -264,6 +273,9 @@ class SimServer:
                 self._on_half(key, half)
             case ("records", epoch, start, entries):
                 self._on_records(epoch, start, entries)
+            case ("copy", epoch, snapshot, entries):
+                if not self.serving:
+                    self.process.later(self.world.sync_s(), self._copy, epoch, snapshot, entries)
 
     def _on_message(self, name: str, message: Message) -> None:
         if isinstance(message, Replica):
@@ -337,12 +349,17 @@ class SimServer:
         if any(entry is None for entry in fresh):
             self._feed_standby(standby.StoreFailed("superseded"))
             return
-        entries = self.disk.entries[: action.start]
-        self.disk.entries = entries + [entry for entry in fresh if entry is not None]
+        self.disk.entries += [entry for entry in fresh if entry is not None]
         self.disk.synced = len(self.disk.entries)
-        if action.start == 0:
-            self.disk.snapshot = None
-        self._feed_standby(standby.Stored(action.start, action.records))
+        self._feed_standby(standby.Stored(action.records))
+
+    def _copy(self, epoch: int, snapshot: Any, entries: list[Entry]) -> None:
+        """The whole replica made anew."""
+        full = self.world.time.now_s < self.disk.full_until_s
+        if self.serving or full or not standby.replaceable(self.standby, epoch):
+            return
+        self.disk.entries, self.disk.synced, self.disk.snapshot = list(entries), len(entries), snapshot
+        self._feed_standby(standby.Copied(self._load()))
 
     def _promote(self, epoch: int) -> None:
         self.is_standby, self.serving = False, True
