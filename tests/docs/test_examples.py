@@ -1,0 +1,35 @@
+"""The examples run."""
+
+import re
+import subprocess
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+
+from isthmus.planner.make import make_plan
+from isthmus.spec.load import load_fleet, load_run
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
+
+
+def test_the_two_sites_fit_their_run():
+    folder = EXAMPLES / "two_sites"
+    plan = make_plan(load_fleet(folder / "fleet.yaml", []), load_run(folder / "run.yaml", []))
+    assert [site.num_ranks for site in plan.sites] == [2, 2]
+    assert not plan.warnings
+
+
+@pytest.mark.skipif(find_spec("transformers") is None, reason="transformers is not installed")
+@pytest.mark.timeout(300)
+def test_a_hugging_face_model_ends_alike_at_both_sites(tmp_path: Path):
+    command = [sys.executable, EXAMPLES / "huggingface_two_sites.py", "--tokens", "30k"]
+    done = subprocess.run(
+        [*command, "--run-dir", tmp_path / "run"], capture_output=True, text=True, timeout=280
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    ends = re.findall(r"(\w+): done after (\d+) steps, version (\d+), parameters (\w+)", done.stdout)
+    assert {site for site, *_ in ends} == {"jinan", "shanghai"}
+    assert sum(int(steps) for _, steps, *_ in ends) >= 29, "the budget is 29 steps of 8 samples"
+    assert len({parameters for *_, parameters in ends}) == 1, done.stdout
