@@ -4,7 +4,7 @@ BIN := .venv/bin
 PIP := $(BIN)/pip install --quiet --constraint constraints.txt
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: demo test check wheel clean
+.PHONY: demo test check clean
 
 demo: .venv/ready
 	$(BIN)/isthmus demo
@@ -19,11 +19,8 @@ check: .venv/ready-dev
 	$(BIN)/codespell
 	$(BIN)/pyright
 
-wheel: .venv/ready
-	$(BIN)/pip wheel --quiet --no-deps --wheel-dir dist .
-
 clean:
-	rm -rf .venv demo-run dist build
+	rm -rf .venv demo-run
 
 .venv/ready: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import ensurepip, sys; assert sys.version_info >= (3, 11)' 2>/dev/null || { \
