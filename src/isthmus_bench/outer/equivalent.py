@@ -1,0 +1,176 @@
+"""outer.equivalent_compute.* and outer.bytes*.*: what a link costs, in tokens and in bytes.
+
+Arms take turns on one machine, each with sites of equal CPU quota: alone at the same time, joined with int8,
+joined with int4, joined with fp32 that waits for its transfers, and torchft. A figure is the median over the
+rounds of a ratio within one round, as the machine's speed drifts between them.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from statistics import median
+
+from isthmus.journal.events import AnyEvent
+from isthmus.spec.count import count_params
+from isthmus.spec.run import RunSpec
+from isthmus_bench.document import Result
+from isthmus_bench.netns import can_use_namespaces
+from isthmus_bench.outer import measure, setup, torchft_peer
+from isthmus_bench.outer.fleet import Alone, Fleet, Link, sites
+from isthmus_bench.outer.torchft_run import TorchftPair
+
+QUOTAS = {2: 0.8, 3: 0.5}
+"""Number of sites -> cores of each; the rest is for the server and the links."""
+CODECS = ("int8", "int4")
+WAITED_SHARE = 0.55
+"""Time that fp32 takes on the link over the compute time of a window: what H is chosen for; >= 0.5 asked."""
+SKIP_STEPS = 5
+TORCHFT_FRAGMENTS = 2
+
+
+@dataclass
+class Rounds:
+    """Tokens/s of each arm in each round."""
+
+    link: Link
+    quota: float
+    inner_steps: int
+    window_s: float
+    alone: list[float] = field(default_factory=list)
+    apart: list[float] = field(default_factory=list)
+    """The first site with no other at the same time, times the number of sites."""
+    joined: dict[str, list[float]] = field(default_factory=dict)
+    traffic: dict[str, list[measure.Traffic]] = field(default_factory=dict)
+
+    def ratio(self, arm: str) -> float:
+        """Of the rounds in which both ran; nan if there is none."""
+        both = zip(self.joined.get(arm, []), self.alone, strict=False)
+        ratios = [joined / alone for joined, alone in both]
+        return median(ratios) if ratios else math.nan
+
+
+def run(quick: bool) -> list[Result]:
+    """Minutes in quick mode, about a quarter of an hour otherwise."""
+    duration_s, rounds = (25.0, 1) if quick else (45.0, 3)
+    results: list[Result] = []
+    for count in (2, 3):
+        measured = measure_rounds(count, duration_s, rounds)
+        results += _equivalent(count, measured)
+        if count == 2:
+            results += [row for codec in CODECS for row in _bytes(codec, measured.traffic[codec])]
+    return results
+
+
+def measure_rounds(count: int, duration_s: float, rounds: int) -> Rounds:
+    link, cpus = Link(), dict.fromkeys(sites(count), QUOTAS[count])
+    step_s = _step_s(cpus)
+    inner_steps = choose_inner_steps(link, step_s)
+    done = Rounds(link, QUOTAS[count], inner_steps, inner_steps * step_s)
+    for _ in range(rounds):
+        done.alone.append(_alone(cpus, duration_s))
+        for codec in CODECS:
+            _join(
+                done,
+                codec,
+                setup.spec(inner_steps=inner_steps, codec=codec, down_codec=codec),
+                cpus,
+                duration_s,
+            )
+        waiting = setup.spec(inner_steps=inner_steps, codec="fp32", down_codec="fp32", mode="strict", delay=0)
+        _join(done, "fp32", waiting, cpus, duration_s)
+        if count == 2:
+            _torchft(done, inner_steps, cpus, duration_s)
+    done.apart.append(count * _alone(dict(list(cpus.items())[:1]), duration_s))
+    return done
+
+
+def choose_inner_steps(link: Link, step_s: float) -> int:
+    """The largest H whose compute time leaves fp32 `WAITED_SHARE` of it on the link; even, at least 2."""
+    return max(2, math.floor(fp32_transfer_s(link) / WAITED_SHARE / step_s / 2) * 2)
+
+
+def fp32_transfer_s(link: Link) -> float:
+    """All parameters up, then down, at the full rate of the link, and a round trip for each."""
+    return 2 * (4 * count_params(setup.MODEL) * 8 / link.bandwidth_bps + link.round_trip_s)
+
+
+def _step_s(cpus: Mapping[str, float]) -> float:
+    """An inner step under the quota, all sites at work."""
+    with Alone(setup.spec(), cpus) as run:
+        events = run.train_on(10.0)
+    span = measure.Span(run.bound_s, events[-1].wall_s)
+    rates = [measure.step_rate(events, site, span) for site in cpus]
+    return len(rates) * setup.BATCH * setup.SEQ_LEN / sum(rates)
+
+
+def _alone(cpus: Mapping[str, float], duration_s: float) -> float:
+    with Alone(setup.spec(), cpus) as run:
+        events = run.train_on(duration_s)
+    return _step_rate(events, run.bound_s, list(cpus))
+
+
+def _step_rate(events: Sequence[AnyEvent], bound_s: float, names: Sequence[str]) -> float:
+    after = [event for event in events if event.wall_s > bound_s]
+    span = measure.common_span(after, names, SKIP_STEPS)
+    return sum(measure.step_rate(events, site, span) for site in names)
+
+
+def _join(done: Rounds, arm: str, spec: RunSpec, cpus: Mapping[str, float], duration_s: float) -> None:
+    with Fleet(spec, cpus, link=done.link) as run:
+        events = [event for event in run.train_on(duration_s) if event.wall_s > run.bound_s]
+    done.joined.setdefault(arm, []).append(sum(measure.merged_rate(events, site) for site in cpus))
+    if arm in CODECS:
+        longest_s = fp32_transfer_s(done.link) / 4
+        done.traffic.setdefault(arm, []).extend(measure.traffic(events, site, longest_s) for site in cpus)
+
+
+def _torchft(done: Rounds, inner_steps: int, cpus: Mapping[str, float], duration_s: float) -> None:
+    peer = torchft_peer.find()
+    if peer is None or not can_use_namespaces():
+        return
+    spec = setup.spec(inner_steps=inner_steps)
+    arms = {f"{peer.name} (fp32)": [], f"{peer.name} (fp32, {TORCHFT_FRAGMENTS} fragments, delay 1)": [
+        "--fragments", str(TORCHFT_FRAGMENTS), "--delay", "1"]}  # fmt: skip
+    for arm, arguments in arms.items():
+        with TorchftPair(spec, cpus, peer=peer, arguments=arguments, link=done.link) as run:
+            events = run.train_on(duration_s)
+        done.joined.setdefault(arm, []).append(_step_rate(events, run.bound_s, list(cpus)))
+
+
+def _equivalent(count: int, done: Rounds) -> list[Result]:
+    fp32_s = fp32_transfer_s(done.link)
+    beside = {arm: done.ratio(arm) for arm in done.joined if arm not in CODECS}
+    beside = {_shown(arm): ratio for arm, ratio in beside.items()}
+    note = (
+        f"{count} sites of {done.quota:g} cores, {done.link.bandwidth_bps / 1e6:.0f} Mbit/s and "
+        f"{done.link.round_trip_s * 1e3:.0f} ms each, TLS; H = {done.inner_steps}: window {done.window_s:.2f}"
+        f" s, fp32 both ways {fp32_s:.2f} s, {fp32_s / done.window_s:.2f} of it; tokens/s pushed and merged, "
+        "from a site's second push to its last, over those of all sites alone at the same time "
+        f"({median(done.alone):.0f}; one at a time {median(done.apart):.0f}); {len(done.alone)} round(s)"
+    )
+    if count == 2 and torchft_peer.find() is None:
+        note += f"; {torchft_peer.missing_note()}"
+    return [
+        Result(f"outer.equivalent_compute.{count}sites.{codec}", done.ratio(codec), "ratio", beside, note)
+        for codec in CODECS
+    ]
+
+
+def _shown(arm: str) -> str:
+    return "fp32, strict, delay 0" if arm == "fp32" else arm
+
+
+def _bytes(codec: str, each: Sequence[measure.Traffic]) -> list[Result]:
+    plain = 4 * count_params(setup.MODEL)
+    pushes, versions = sum(t.pushes for t in each), sum(t.versions for t in each)
+    up, down = sum(t.bytes_up for t in each), sum(t.bytes_down for t in each)
+    note = f"{plain} bytes in fp32; {{}} counted above TLS, frames and control messages included"
+    return [
+        Result(f"outer.bytes.{codec}", plain * pushes / up, "ratio", note=note.format(f"{pushes} pushes")),
+        Result(
+            f"outer.bytes_down.{codec}",
+            plain * versions / down,
+            "ratio",
+            note=note.format(f"{versions} versions"),
+        ),
+    ]
