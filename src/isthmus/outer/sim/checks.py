@@ -82,7 +82,7 @@ class Checks:
         hold(known == hash_, f"version {version} has two hashes")
         newest = max(self.published_epoch, default=0)
         if version <= newest:
-            return  # a server that slept says again what was decided before it was replaced; sites fence it off
+            return  # a server that slept through its replacement says what was decided; sites fence it off
         before = max(self.published_epoch.values(), default=0)
         hold(epoch >= before, f"{server} publishes {version} in epoch {epoch} after epoch {before}")
         self.published_epoch[version] = epoch

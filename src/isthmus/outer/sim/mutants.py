@@ -31,10 +31,8 @@ _member_plan = import_module("isthmus.outer.member.plan")
 class Mutant(msgspec.Struct, frozen=True, kw_only=True):
     name: str
     bug: str
-    place: Any
-    """A module, class or table."""
-    key: Any
-    wrong: Any
+    swaps: tuple[tuple[Any, Any, Any], ...]
+    """(module, class or table; name or key; the wrong rule)"""
     config: SimConfig = SimConfig()
     seeds: int = 400
     """Schedules it must be found in."""
@@ -59,11 +57,12 @@ def _swap(place: Any, key: Any, value: Any) -> Any:
 
 @contextmanager
 def planted(mutant: Mutant) -> Iterator[None]:
-    old = _swap(mutant.place, mutant.key, mutant.wrong)
+    right = [(place, key, _swap(place, key, wrong)) for place, key, wrong in mutant.swaps]
     try:
         yield
     finally:
-        _swap(mutant.place, mutant.key, old)
+        for place, key, rule in right:
+            _swap(place, key, rule)
 
 
 def hunt(mutant: Mutant, first_seed: int = 0) -> Found | None:
@@ -110,6 +109,14 @@ def _acknowledge_before_sync(self: server.SimServer, batch: tuple[records.AnyRec
 def _no_deduplication(state: Any, event: Any) -> Any:
     contribution = event.contribution
     return _server_apply._heard(state, event.site, contribution.incarnation, arrived=event)
+
+
+def _decided_again(state: Any, arrived: Any) -> str:
+    seen = arrived.contribution.seq <= state.book.sites[arrived.site].seq
+    return "" if seen and arrived.finite else _right_discard(state, arrived)
+
+
+_right_discard = rounds.why_discard
 
 
 def _any_lease(state: Any, arrived: Any) -> str:
@@ -206,12 +213,9 @@ def _vote_always(state: Any, request: Any) -> bool:
     return True
 
 
-def _lost_leases_kept(state: Any, admission: int, held: Any) -> Any:
-    right = _right_reconcile(state, admission, held)
-    return replace(right, lost=(), work=union(right.work, state.lost), unsaid=union(right.unsaid, state.lost))
+def _silent_death(state: Any, event: Any) -> Any:
+    return replace(_member_apply._gone(state, event), lost=(), lost_due=False)
 
-
-_right_reconcile = _member_apply._reconcile
 
 _TWO_SERVERS = SimConfig(
     standby="yes", faults=("pause_server", "partition", "crash_server", "cut", "pause_client"), num_faults=8
@@ -221,131 +225,98 @@ MUTANTS = (
     Mutant(
         name="ack_before_sync",
         bug="acknowledges before the record is synced",
-        place=server.SimServer,
-        key="_persist",
-        wrong=_acknowledge_before_sync,
+        swaps=((server.SimServer, "_persist", _acknowledge_before_sync),),
     ),
     Mutant(
         name="no_dedupe",
-        bug="decides a contribution again that was resent",
-        place=_server_apply._HANDLERS,
-        key=_server_apply.Arrived,
-        wrong=_no_deduplication,
+        bug="accepts a contribution again that was resent",
+        swaps=(
+            (_server_apply._HANDLERS, _server_apply.Arrived, _no_deduplication),
+            (rounds, "why_discard", _decided_again),
+        ),
+        config=SimConfig(faults=("cut", "slow_link", "crash_server", "pause_server"), num_faults=10),
     ),
     Mutant(
         name="accept_lease_lost",
         bug="accepts contributions over ranges their site no longer holds",
-        place=rounds,
-        key="why_discard",
-        wrong=_any_lease,
+        swaps=((rounds, "why_discard", _any_lease),),
     ),
     Mutant(
         name="accept_nan",
         bug="accepts non-finite and outlying contributions",
-        place=rounds,
-        key="why_discard",
-        wrong=_anything_finite_or_not,
+        swaps=((rounds, "why_discard", _anything_finite_or_not),),
         config=SimConfig(faults=("nan", "crash_server", "cut")),
     ),
     Mutant(
         name="ignore_epoch",
         bug="a site heeds a server of a lower epoch",
-        place=_member_apply._HANDLERS,
-        key=_member_apply.Received,
-        wrong=_any_epoch,
+        swaps=((_member_apply._HANDLERS, _member_apply.Received, _any_epoch),),
     ),
     Mutant(
         name="merge_twice",
         bug="a merged contribution stays among the accepted",
-        place=records._FOLDS,
-        key=Merged,
-        wrong=_merged_stays,
+        swaps=((records._FOLDS, Merged, _merged_stays),),
     ),
     Mutant(
         name="keep_spent_error",
         bug="error feedback is not put back when a contribution is discarded",
-        place=site.SimSite,
-        key="_forget",
-        wrong=_keep_spent_error,
+        swaps=((site.SimSite, "_forget", _keep_spent_error),),
     ),
     Mutant(
         name="release_acknowledged",
         bug="ranges are leased again once acknowledged",
-        place=records._FOLDS,
-        key=records.ContributionAccepted,
-        wrong=_accepted_is_free,
+        swaps=((records._FOLDS, records.ContributionAccepted, _accepted_is_free),),
     ),
     Mutant(
         name="version_backwards",
         bug="a site takes up an older version that comes late",
-        place=_member_apply,
-        key="_announce",
-        wrong=_announce_anything,
+        swaps=((_member_apply, "_announce", _announce_anything),),
     ),
     Mutant(
         name="drop_free_ranges",
         bug="what a removed site held is forgotten",
-        place=records._FOLDS,
-        key=SiteRemoved,
-        wrong=_removed_takes_leases_along,
+        swaps=((records._FOLDS, SiteRemoved, _removed_takes_leases_along),),
     ),
     Mutant(
         name="grant_twice",
         bug="returned ranges stay free after they were leased again",
-        place=records._FOLDS,
-        key=records.RangeGranted,
-        wrong=_granted_stays_free,
+        swaps=((records._FOLDS, records.RangeGranted, _granted_stays_free),),
     ),
     Mutant(
         name="no_hash_check",
         bug="a version is taken up although its hash is wrong",
-        place=_member_apply._HANDLERS,
-        key=_member_apply.Installed,
-        wrong=_believe_any_hash,
+        swaps=((_member_apply._HANDLERS, _member_apply.Installed, _believe_any_hash),),
     ),
     Mutant(
         name="no_refresh",
         bug="a site that misses a version never asks for it",
-        place=_member_plan,
-        key="RULES",
-        wrong=_without(_member_plan.RULES, "want_refresh"),
+        swaps=((_member_plan, "RULES", _without(_member_plan.RULES, "want_refresh")),),
     ),
     Mutant(
         name="stop_before_merge",
         bug="the budget counts as done when its last samples are acknowledged",
-        place=leases,
-        key="budget_done",
-        wrong=_stop_before_merge,
+        swaps=((leases, "budget_done", _stop_before_merge),),
     ),
     Mutant(
         name="pending_until_accepted",
         bug="a contribution leaves the base when it is acknowledged, not when it is merged",
-        place=_member_apply,
-        key="_fate",
-        wrong=_settled_when_accepted,
+        swaps=((_member_apply, "_fate", _settled_when_accepted),),
     ),
     Mutant(
-        name="lost_ranges_kept",
-        bug="ranges reported lost are taken for work again after a reconnect",
-        place=_member_apply,
-        key="_reconcile",
-        wrong=_lost_leases_kept,
-        config=SimConfig(faults=("crash_ranks", "cut", "partition", "crash_server"), num_faults=8),
+        name="forget_lost_ranges",
+        bug="what ranks held when they died is not reported",
+        swaps=((_member_apply._HANDLERS, _member_apply.RanksGone, _silent_death),),
     ),
     Mutant(
         name="two_primaries",
         bug="the primary speaks before its standby has the records",
-        place=epoch,
-        key="silenced",
-        wrong=_speak_unreplicated,
+        swaps=((epoch, "silenced", _speak_unreplicated),),
         config=_TWO_SERVERS,
     ),
     Mutant(
         name="vote_twice",
         bug="a site votes for everybody who asks",
-        place=_member_apply,
-        key="may_vote",
-        wrong=_vote_always,
+        swaps=((_member_apply, "may_vote", _vote_always),),
         config=_TWO_SERVERS,
     ),
 )

@@ -7,6 +7,7 @@ from typing import Any, Protocol
 
 LATE_SHARE = 0.3
 """Share of the messages in flight at a cut that still arrive, later, over the dead connection."""
+LATE_S = 6.0
 SLOW_FACTOR = 15.0
 
 
@@ -156,15 +157,18 @@ class Link:
             again_s = when_s + delay_s * 4 * rng.random()
             self.time.at(again_s, self._arrive, index, self.serial, receiver.generation, payload)
 
-    def _arrive(self, index: int, serial: int, generation: int, payload: Any) -> None:
+    def _arrive(self, index: int, serial: int, generation: int, payload: Any, late: bool = False) -> None:
         end = self.ends[index]
         process = end.process
         if process.generation != generation or not process.alive:
             return
-        cut = serial != self.serial or not self.up
-        if cut and self.time.random.random() > LATE_SHARE:
+        time = self.time
+        if not late and (serial != self.serial or not self.up):
+            if time.random.random() < LATE_SHARE:
+                when_s = time.now_s + LATE_S * time.random.random()
+                time.at(when_s, self._arrive, index, serial, generation, payload, True)
             return
-        if self.time.now_s < process.paused_until_s:
-            self.time.at(process.paused_until_s, self._arrive, index, serial, generation, payload)
+        if time.now_s < process.paused_until_s:
+            time.at(process.paused_until_s, self._arrive, index, serial, generation, payload, late)
             return
         end.on_payload(self, payload)
