@@ -5,7 +5,9 @@ from collections.abc import Sequence
 
 import msgspec
 
+from isthmus import __version__
 from isthmus.errors import InputError
+from isthmus.journal import events
 from isthmus.journal.store import DiskStore
 from isthmus.planner.plan import Plan
 from isthmus.rundir import RunDir
@@ -39,6 +41,18 @@ def write_run(
     if hosts is not None:
         certs.init(run.certs, list(fleet.sites), list(hosts), datetime.datetime.now(datetime.UTC))
     return resumed
+
+
+def started(spec: RunSpec, plan: Plan) -> events.RunStarted:
+    """What the journal is told at the start: the run's name, sites and budget."""
+    return events.RunStarted(
+        name=spec.name,
+        sites=[site.name for site in plan.sites],
+        num_params=plan.num_params,
+        token_budget=plan.total_samples * spec.data.seq_len,
+        seq_len=spec.data.seq_len,
+        code_version=__version__,
+    )
 
 
 def _check_same(run: RunDir, old: RunSpec, new: RunSpec) -> None:

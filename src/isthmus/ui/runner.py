@@ -10,15 +10,13 @@ from types import FrameType
 from rich.live import Live
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
 
-from isthmus import __version__
 from isthmus.agent.finish import save_final
 from isthmus.agent.launch import Launch
-from isthmus.agent.prepare import write_run
+from isthmus.agent.prepare import started, write_run
 from isthmus.agent.rank import become_rank, rank_environment
 from isthmus.data.dataset import prepare
 from isthmus.data.prepare import Progress as DataProgress
 from isthmus.errors import DegradedError, IsthmusError
-from isthmus.journal import events
 from isthmus.journal.alerts import alert_of
 from isthmus.journal.fold import apply, fold
 from isthmus.journal.reader import Reader
@@ -84,16 +82,7 @@ def run(path: Path, spec: RunSpec, fleet: FleetSpec) -> RunView:
     resumed = write_run(place, spec, fleet, plan)
     _prepare_data(spec)
     launch = Launch(place, plan, fleet)
-    launch.journal.emit(
-        events.RunStarted(
-            name=spec.name,
-            sites=[site.name for site in plan.sites],
-            num_params=plan.num_params,
-            token_budget=plan.total_samples * spec.data.seq_len,
-            seq_len=spec.data.seq_len,
-            code_version=__version__,
-        )
-    )
+    launch.journal.emit(started(spec, plan))
     print(f"{'resuming' if resumed else 'training'} in {path}", file=sys.stderr)
     return _supervise(launch, spec, Stopping())
 

@@ -6,8 +6,9 @@ from typing import Annotated
 
 from cyclopts import App, Parameter
 
-from isthmus.agent.prepare import write_run
+from isthmus.agent.prepare import started, write_run
 from isthmus.errors import InputError
+from isthmus.journal.writer import Journal
 from isthmus.planner.make import make_plan
 from isthmus.rundir import RunDir
 from isthmus.spec.load import load_fleet, load_run, split_overrides
@@ -53,9 +54,10 @@ def start(
     spec = load_run(run or _before(place.run_yaml), for_run)
     fleet_spec = load_fleet(fleet or _before(place.fleet_yaml), for_fleet)
     bind = bind or fleet_spec.server.bind
-    write_run(
-        place, spec, fleet_spec, make_plan(fleet_spec, spec), hosts=[bind.rpartition(":")[0].strip("[]")]
-    )
+    plan = make_plan(fleet_spec, spec)
+    write_run(place, spec, fleet_spec, plan, hosts=[bind.rpartition(":")[0].strip("[]")])
+    with Journal(place.path, "launcher") as journal:
+        journal.emit(started(spec, plan))
     print(f"serving {', '.join(fleet_spec.sites)}; certificates in {place.certs}", file=sys.stderr)
     print(f"server ended: {serve(place, bind)}", file=sys.stderr)
     return 0
