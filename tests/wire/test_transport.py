@@ -251,3 +251,21 @@ def test_payloads_are_not_copied(wire):
 def test_plain_is_for_loopback_only():
     with pytest.raises(InputError, match="loopback"):
         Listener(("0.0.0.0", 0), Plain(), None, Timing())
+
+
+def test_what_a_restarted_server_sends_is_not_taken_for_what_the_old_one_sent(wire):
+    listener, server = wire.listen()
+    session, site = wire.dial(listener.address)
+    session.wait_up(10.0)
+    server.wait("up", "a")
+    for number in range(3):
+        listener.peers[0].put(f"old/{number}", b"old")
+        site.wait("blob", "server", f"old/{number}")
+    listener.close()
+    site.wait("down", "server")
+    again, server = wire.listen(address=listener.address)
+    server.wait("up", "a")
+    for number in range(3):
+        again.peers[0].put(f"new/{number}", b"new")
+        site.wait("blob", "server", f"new/{number}")
+        assert site.blobs["server", f"new/{number}"] == b"new"

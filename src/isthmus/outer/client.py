@@ -22,11 +22,12 @@ import numpy as np
 
 from isthmus import __version__
 from isthmus.clock import Clock, RealClock
-from isthmus.errors import AuthError, IsthmusError, UnreachableError
+from isthmus.errors import AuthError, InputError, IsthmusError, UnreachableError
 from isthmus.journal import events as journal
 from isthmus.journal.store import DiskStore
 from isthmus.journal.writer import Journal
 from isthmus.outer import bridge, member, messages
+from isthmus.outer.dialect import dialect
 from isthmus.outer.member import state as machine
 from isthmus.outer.replica import Replica
 from isthmus.outer.seeding import seed_key
@@ -92,7 +93,11 @@ class Handler:
         self._client.note_link(self._server, reason)
 
     def on_message(self, peer: Peer, message: bytes) -> None:
-        said = messages.decode(message, where=self._server)
+        try:
+            said = messages.decode(message, where=self._server)
+        except InputError as error:
+            self._client.put(error)
+            return
         self._client.put(machine.Received(self._server, said))
 
     def allocate(self, peer: Peer, key: str, size: int) -> np.ndarray | None:
@@ -123,6 +128,8 @@ class Client:
         self._blobs: dict[str, np.ndarray] = {}
         self._announced: dict[tuple[int, int], tuple[messages.VersionReady, float]] = {}
         self._upload: tuple[int, float, set[str]] = (0, 0.0, set())
+        self._offered_hash = ""
+        """Of the version the ranks were offered last; a newer one may be installed by now."""
         self._fresh_bytes = 0
         self._refreshed = False
         self._sampled_s = 0.0
@@ -167,6 +174,9 @@ class Client:
 
     def _take(self, event: Any) -> None:
         match event:
+            case InputError():
+                self._tell(bridge.Refused(event.message, event.hint or ""))
+                raise event
             case Blob(key=key, payload=payload):
                 self._blobs[key] = payload
                 self._check_versions()
@@ -278,14 +288,13 @@ class Client:
 
     def _taken(self, version: int, delay_steps: int) -> None:
         assert self._replica
-        assert self._state
         self._replica.taken()
         self._feed(machine.Taken(version))
         self._journal.emit(
             journal.VersionApplied(
                 site=self._site,
                 version=version,
-                hash=self._state.hash,
+                hash=self._offered_hash,
                 delay_steps=delay_steps,
                 bytes_down=self._fresh_bytes,
                 refresh=self._refreshed,
@@ -336,7 +345,7 @@ class Client:
         if self._clock.now_s() - self._sampled_s < LINK_SAMPLE_S:
             return
         self._sampled_s = self._clock.now_s()
-        for peer in self.peers.values():
+        for server, peer in list(self.peers.items()):
             stats = peer.stats()
             self._journal.emit(
                 journal.LinkSample(
@@ -348,6 +357,7 @@ class Client:
                     down_bps=stats.down_bps,
                     resent_chunks=stats.resent_chunks,
                     connected=peer.up,
+                    server=server,
                 )
             )
 
@@ -393,7 +403,9 @@ class Client:
 
     def _do_offer(self, action: machine.OfferBase) -> None:
         assert self._replica
+        assert self._state
         self._replica.offer(action.minus)
+        self._offered_hash = self._state.hash
         self._tell(bridge.BaseReady(action.version, action.pushes_seen, action.reset, action.moments))
 
     def _do_tell_start(self, action: machine.TellStart) -> None:
@@ -450,6 +462,8 @@ class Client:
         return memory
 
     def close(self) -> None:
+        if self._line:
+            self._line.close()
         if self._vectors:
             self._vectors.remove()
 
@@ -513,6 +527,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                     [server],
                     tls,
                     Handler(client, server),
+                    dialect(),
                     streams=options.streams,
                     congestion=options.congestion,
                 )

@@ -9,13 +9,15 @@ import threading
 import time
 from collections import deque
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from isthmus.errors import InputError
 from isthmus.wire import frames, transfer
 from isthmus.wire.frames import FrameError, Header, Kind
+from isthmus.wire.handler import Handle, PeerHandler
+from isthmus.wire.inbox import Arrival, Inbox, Verdict
 from isthmus.wire.meter import RateMeter, RttMeter
-from isthmus.wire.transfer import Arrival, Chunk, Inbox, Offer, Outbox, Verdict
+from isthmus.wire.transfer import Chunk, Offer, Outbox
 
 if TYPE_CHECKING:
     from isthmus.wire.peer import Peer
@@ -24,51 +26,6 @@ _OFFER = struct.Struct("<QI")
 MAX_KEY_BYTES = 1024
 MAX_DAMAGED = 64
 """Damaged chunks after which a link is dropped rather than asked again."""
-
-
-class PeerHandler(Protocol):
-    """What the application does about a peer. Called from the transport's threads: be quick, never block."""
-
-    def on_up(self, peer: "Peer") -> None:
-        """The link is there (again). Transfers under way resume by themselves; messages do not."""
-
-    def on_down(self, peer: "Peer", reason: str) -> None:
-        """The link is gone. Called once per `on_up`, and once more if a session was refused for good."""
-
-    def on_message(self, peer: "Peer", message: bytes) -> None: ...
-
-    def allocate(self, peer: "Peer", key: str, size: int) -> Any:
-        """A writable buffer of exactly `size` bytes for what `key` names, or None to decline it for good."""
-
-    def on_blob(self, peer: "Peer", key: str, buffer: Any) -> None:
-        """`buffer`, as `allocate` gave it, is complete and every chunk of it matched its checksum."""
-
-    def on_sent(self, peer: "Peer", key: str) -> None:
-        """The receiver's `on_blob` has run; the payload may be reused."""
-
-
-class Handle:
-    """One payload on its way out."""
-
-    def __init__(self, key: str):
-        self.key = key
-        self.sent = False
-        """The receiver confirmed all of it."""
-        self._settled = threading.Event()
-
-    @property
-    def settled(self) -> bool:
-        """Sent, declined or cancelled."""
-        return self._settled.is_set()
-
-    def wait(self, timeout_s: float) -> bool:
-        """Waits until the transfer is settled; True if it was sent."""
-        self._settled.wait(timeout_s)
-        return self.sent
-
-    def settle(self, sent: bool) -> None:
-        self.sent = sent
-        self._settled.set()
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,6 +111,12 @@ class Exchange:
             for room in self._rooms.values():
                 room.readers = 0
             self._changed.notify_all()
+
+    def forget_sender(self) -> None:
+        """Another process sends from now on, and counts its transfers from the start. Between two links."""
+        with self._changed:
+            self._rooms.clear()
+            self._inbox = Inbox()
 
     def settle_all(self) -> None:
         """The peer will not come back: nothing more is sent."""

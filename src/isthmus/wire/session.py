@@ -55,6 +55,8 @@ class Session:
             body=hello,
         )
         self._jitter = random.Random(self._hello.session)
+        self._server = ""
+        """Random name of the server's process: after a restart, or with a standby, it is another."""
         self._closed = threading.Event()
         self._changed = threading.Condition()
         self._failure: UnreachableError | None = None
@@ -135,6 +137,9 @@ class Session:
             (role, stream) for stream in range(self._hello.streams) for role in ("up", "down")
         ]
         self.peer.take_over(link, self._timing.handshake_s)
+        if welcome.session != self._server:
+            self._server = welcome.session
+            self.peer.exchange.forget_sender()
         with ThreadPoolExecutor(len(roles), thread_name_prefix="wire-dial") as pool:
             dials = [pool.submit(self._dial_stream, address, link, role, stream) for role, stream in roles]
         errors = [error for dial in dials if (error := dial.exception()) is not None]
