@@ -22,11 +22,13 @@ check: .venv/ready-dev
 clean:
 	rm -rf .venv demo-run
 
-.venv/ready: pyproject.toml constraints.txt
+.venv/bin/python:
 	@$(PYTHON) -c 'import ensurepip, sys; assert sys.version_info >= (3, 11)' 2>/dev/null || { \
 	  echo "error: $(PYTHON) must be Python 3.11 or newer with venv (Debian: apt install python3-venv);" \
 	       "or name another: make PYTHON=python3.12" >&2; exit 2; }
 	$(PYTHON) -m venv .venv
+
+.venv/ready: pyproject.toml constraints.txt | .venv/bin/python
 	@echo "installing isthmus and PyTorch into .venv; the first time this takes a few minutes"
 	$(PIP) --editable .
 	@touch $@
