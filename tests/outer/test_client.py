@@ -70,9 +70,9 @@ class Rank:
             self.error = error
 
     def run(self):
-        self.line = bridge.Line.dial(self.path, 30.0)
         self.work, self.stop, self.may_push, self.base = [], "", True, None
-        self.inner_steps = self.pushes = 0
+        self.line = bridge.Line.dial(self.path, 30.0)
+        self.pushes = 0
         self.line.send(bridge.Attach(LAYOUT, *self.identity, BATCH))
         rng = np.random.default_rng(self.seed)
         while not self.refused:
@@ -91,8 +91,8 @@ class Rank:
                 self.vectors.snapshot[:] = FIRST
                 self.local = FIRST.copy()
                 self.line.send(bridge.SnapshotReady())
-            case bridge.Started(inner_steps=steps):
-                self.inner_steps = 2
+            case bridge.Started(may_push=may_push):
+                self.may_push = may_push
             case bridge.Granted(ranges=ranges):
                 self.work.extend(ranges)
             case bridge.MayPush():

@@ -16,9 +16,9 @@ from isthmus.outer.site import Site, SiteJob
 class Client:
     """The other end of the line. Answers the attachment; everything else is the test's."""
 
-    def __init__(self, door: socket.socket, strict=False, inner_steps=2, delay=-1, base=None):
+    def __init__(self, door: socket.socket, strict=False, inner_steps=2, delay=-1, may_push=True, base=None):
         self.door = door
-        self.terms = (strict, inner_steps, delay)
+        self.terms = (strict, inner_steps, delay, may_push)
         self.first = base
         self.heard: list = []
         self.vectors = None
@@ -181,6 +181,16 @@ def test_it_pushes_once_until_the_fate_is_known_and_then_all_steps(bench):
     heard_by(site, lambda: site._may_push)
     site.step(tokens=1)
     assert client.take_push().steps == 4
+
+
+def test_new_ranks_wait_for_the_fate_of_what_the_old_ones_pushed(bench):
+    site, client = bench.join(build(), inner_steps=1, may_push=False)
+    site.step(tokens=1)
+    client.silent(bridge.Pushed)
+    client.line.send(bridge.MayPush())
+    heard_by(site, lambda: site._may_push)
+    site.step(tokens=1)
+    assert client.take_push().steps == 2
 
 
 def test_local_progress_is_kept_when_a_version_is_taken_up(bench):

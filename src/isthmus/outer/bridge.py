@@ -63,6 +63,8 @@ class Started(msgspec.Struct, frozen=True, tag=True):
     strict: bool
     inner_steps: int
     delay: int
+    may_push: bool
+    """False: a contribution of the ranks before these is still in flight; `MayPush` will come."""
 
 
 class Granted(msgspec.Struct, frozen=True, tag=True):

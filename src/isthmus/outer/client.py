@@ -6,6 +6,7 @@ feed its queue.
 """
 
 import argparse
+import contextlib
 import os
 import queue
 import signal
@@ -303,12 +304,10 @@ class Client:
         self._fresh_bytes, self._refreshed = 0, False
 
     def _tell(self, message: bridge.LocalMessage) -> None:
-        if self._line is None:
-            return
-        try:
-            self._line.send(message)
-        except UnreachableError:
-            self._line = None
+        """Ranks that are gone hear nothing; the line's own thread tells that they are."""
+        if self._line:
+            with contextlib.suppress(bridge.LineClosedError):
+                self._line.send(message)
 
     # ---- the wire
 
@@ -416,7 +415,7 @@ class Client:
             self._replica = Replica(
                 self._attach.layout, self._vectors, terms.codec, terms.down_codec, terms.block_size
             )
-        self._tell(bridge.Started(terms.mode == "strict", terms.inner_steps, terms.delay))
+        self._tell(bridge.Started(terms.mode == "strict", terms.inner_steps, terms.delay, action.may_push))
 
     def _do_give_work(self, action: machine.GiveWork) -> None:
         self._tell(bridge.Granted(action.ranges))

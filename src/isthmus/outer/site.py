@@ -163,7 +163,6 @@ class Site(AbstractContextManager["Site"]):
         self._window = _Window()
         self._ranges: list[ranges.Range] = []
         self._base: bridge.BaseReady | None = None
-        self._may_push = True
         self._pushes = self._since_push = 0
         self._rate_told = False
         self._line = bridge.Line.dial(self._socket_path, _DIAL_S)
@@ -181,6 +180,7 @@ class Site(AbstractContextManager["Site"]):
         self._line.send(bridge.SnapshotReady())
         started = self._expect(bridge.Started)
         self.strict, self.inner_steps, self.delay = started.strict, started.inner_steps, started.delay
+        self._may_push = started.may_push
         self._wait_until(lambda: self._base is not None, "the first parameters")
         self._take_up()
         self._reset = False
