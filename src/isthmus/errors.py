@@ -8,6 +8,7 @@ IsthmusError               exit 1   something failed
 ├── CheckFailedError       exit 5   a check ran and found problems
 ├── InfeasibleError        exit 6   no plan fits the fleet
 ├── DegradedError          exit 7   the work finished, but not in full
+│   └── SupersededError    exit 7   another server has taken this one's place; the run goes on there
 ├── CorruptError           exit 1   stored bytes do not match their checksum
 └── StorageError           exit 1   the disk refused a write (full, read-only, gone)
 """
@@ -56,6 +57,10 @@ class InfeasibleError(IsthmusError):
 
 class DegradedError(IsthmusError):
     exit_code = 7
+
+
+class SupersededError(DegradedError):
+    pass
 
 
 class CorruptError(IsthmusError):

@@ -53,6 +53,22 @@ class RunDir:
         return self.server / "last-address"
 
     @property
+    def promoted(self) -> Path:
+        """The epoch in which this folder's server took the run over from another one; gone when it is
+        superseded itself."""
+        return self.server / "promoted"
+
+    @property
+    def standby_name(self) -> Path:
+        """What the standby server of this folder calls itself: no other one has this name."""
+        return self.path / "standby-name"
+
+    @property
+    def standby(self) -> "RunDir":
+        """The standby server's own folder, where it runs on the same machine."""
+        return RunDir(self.path / "standby")
+
+    @property
     def final(self) -> Path:
         """The trained model: safetensors, tokenizer, shapes."""
         return self.path / "final"

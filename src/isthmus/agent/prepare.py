@@ -39,7 +39,7 @@ def write_run(
     store.write_atomic(run.fleet_yaml, to_yaml(fleet).encode())
     store.write_atomic(run.plan, msgspec.json.format(msgspec.json.encode(plan)))
     if hosts is not None:
-        certs.init(run.certs, list(fleet.sites), list(hosts), datetime.datetime.now(datetime.UTC))
+        certs.init(run.certs, [*fleet.sites, certs.STANDBY], list(hosts), datetime.datetime.now(datetime.UTC))
     return resumed
 
 

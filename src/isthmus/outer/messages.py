@@ -285,6 +285,8 @@ class Replica(Message, frozen=True, kw_only=True):
     name: str
     epoch: int
     length: int
+    copy: str = ""
+    """The number a copy of the server's folder would have, if the server finds that one is needed."""
 
 
 class CopiedFile(msgspec.Struct, frozen=True, gc=False):

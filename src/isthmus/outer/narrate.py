@@ -10,6 +10,10 @@ from isthmus.outer.protocol.records import AnyRecord, Book
 def narrate(record: AnyRecord, before: Book, after: Book) -> Iterator[events.AnyEvent]:
     """`before` and `after`: the book around the write that this record was part of."""
     match record:
+        case records.StandbyAttached(name=name):
+            yield events.Note(level="info", text=f"{name} holds the whole log and stands by")
+        case records.ServerStarted(standby="", voted=True) if before.standby:
+            yield events.Note(level="warning", text=f"the sites voted to go on without {before.standby}")
         case records.SiteAdmitted(site=site, incarnation=incarnation):
             yield events.SiteJoined(site=site, incarnation=incarnation, version=after.version)
         case records.SiteRemoved(site=site, reason=reason):

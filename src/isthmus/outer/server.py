@@ -9,36 +9,43 @@ import argparse
 import queue
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from math import isfinite
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from msgspec.structs import replace
 
 from isthmus import __version__
 from isthmus.clock import Clock, RealClock
-from isthmus.errors import InputError, IsthmusError, StorageError
+from isthmus.errors import InputError, IsthmusError, NotFoundError, StorageError, SupersededError
 from isthmus.journal import events as journal
 from isthmus.journal.store import DiskStore
 from isthmus.journal.writer import Journal
 from isthmus.outer import messages, protocol
+from isthmus.outer.dialect import dialect
 from isthmus.outer.intake import Intake, intact
 from isthmus.outer.ledger import Ledger
 from isthmus.outer.merge import warm_up
 from isthmus.outer.narrate import narrate
+from isthmus.outer.protocol import ServerConfig
 from isthmus.outer.protocol import state as machine
 from isthmus.outer.protocol.records import AnyRecord
+from isthmus.outer.replication import Replication
 from isthmus.outer.seeding import Seeding
 from isthmus.outer.settings import read_plan, server_config
 from isthmus.rundir import RunDir
 from isthmus.spec.load import load_fleet, load_run
+from isthmus.wire.certs import STANDBY
 from isthmus.wire.probe import run_facts
 from isthmus.wire.transport import Listener, Peer, ServerTls, format_address, parse_address
 
 TICK_S = 0.05
 QUEUE_SIZE = 10_000
+BY_HAND_EPOCHS = 1000
+"""A server put in charge by hand leaves out as many epochs: more than the lost one can have used since."""
 
 
 @dataclass
@@ -53,6 +60,10 @@ class Server:
     ledger: Ledger
     journal: Journal
     seq_len: int
+    specs: Mapping[str, bytes] = field(default_factory=dict)
+    """Name -> text of what a standby must know of the run."""
+    epoch: int = 0
+    """The epoch it was put in charge of; 0: the next one."""
     clock: Clock = field(default_factory=RealClock)
 
     def __post_init__(self) -> None:
@@ -61,7 +72,11 @@ class Server:
         self._seeding: Seeding | None = None
         self._state: protocol.ServerState | None = None
         self._full: tuple[int, list[np.ndarray]] = (-1, [])
+        self._standby: Peer | None = None
+        self._standby_name = ""
         self._over = ""
+        self.superseded_by = 0
+        """The epoch of the server that took this one's place."""
         self._asked_to_stop = ""
         self._refused_s: float | None = None
         if self.ledger.seeded:
@@ -72,17 +87,29 @@ class Server:
     # ---- transport's threads
 
     def on_up(self, peer: Peer) -> None:
+        if peer.name == STANDBY:
+            self._standby = peer
+            return
         self._peers[peer.name] = peer
         self._put(machine.PeerUp(peer.name))
 
     def on_down(self, peer: Peer, reason: str) -> None:
+        if peer.name == STANDBY:
+            self._put(machine.ReplicaDown(self._standby_name))
+            return
         self._put(machine.PeerDown(peer.name))
 
     def on_message(self, peer: Peer, message: bytes) -> None:
         try:
             said = messages.decode(message, where=peer.name)
         except InputError as error:
+            epoch = self._state.book.epoch if self._state else 0
+            refused = messages.Refused(epoch=epoch, reason=error.message, hint=error.hint or "")
+            peer.send(messages.encode(refused))
             peer.drop(error.message)
+            return
+        if peer.name == STANDBY:
+            self._heard_standby(said)
             return
         if (
             isinstance(said, messages.Commit)
@@ -92,6 +119,11 @@ class Server:
             peer.drop("a contribution that is not this site's, or not cut as this model is")
             return
         self._put(machine.Received(peer.name, said))
+
+    def _heard_standby(self, said: messages.AnyMessage) -> None:
+        if isinstance(said, messages.Replica) and self._state:
+            self._standby_name, self._replication.wanted = said.name, said.copy
+            self._put(machine.ReplicaHeard(said.name, said.epoch, said.length))
 
     def allocate(self, peer: Peer, key: str, size: int) -> np.ndarray | None:
         if self._seeding:
@@ -139,9 +171,12 @@ class Server:
     def _begin(self) -> None:
         self.config = self.ledger.complete(self.config)
         self._intake = Intake(self.ledger.payload_sizes, self._complete)
-        self._state = protocol.start(
-            self.config, self.ledger.book, self.clock.now_s(), self.ledger.oldest_base
-        )
+        self._replication = Replication(self.ledger, self.specs)
+        book, now_s = self.ledger.book, self.clock.now_s()
+        if self.epoch > book.epoch:
+            self._state = protocol.promote(self.config, book, now_s, self.epoch)
+        else:
+            self._state = protocol.start(self.config, book, now_s, self.ledger.oldest_base)
 
     def _seed(self, seeding: Seeding, event: machine.AnyEvent) -> None:
         """Until the first site's weights are here, nobody is welcomed; what is said meanwhile is kept."""
@@ -245,16 +280,22 @@ class Server:
         self.ledger.published_one()
 
     def _step_down(self, action: machine.StepDown) -> None:
+        self.superseded_by = action.epoch
         self._over = f"epoch {action.epoch} is served elsewhere"
 
     def _finish(self, action: machine.Finish) -> None:
         self.ledger.snapshot()
         self._over = action.reason
+        if self._standby:
+            stop = messages.Stop(epoch=self.ledger.book.epoch, reason=action.reason)
+            self._standby.send(messages.encode(stop))
         tokens = self.ledger.book.merged_samples * self.seq_len
         self.journal.emit(journal.RunFinished(reason=action.reason, tokens=tokens))
 
     def _replicate(self, action: machine.Replicate) -> None:
-        raise NotImplementedError
+        assert self._state
+        if self._standby:
+            self._replication.send(self._standby, self._state.book.epoch, action.start, action.end)
 
 
 _EXECUTE: dict[type, Any] = {
@@ -268,25 +309,46 @@ _EXECUTE: dict[type, Any] = {
 }
 
 
-def serve(run: RunDir, bind: str) -> str:
+def serve(
+    run: RunDir, bind: str, *, certs: Path | None = None, log: Journal | None = None, by_hand: bool = False
+) -> str:
     """Runs the server of this run folder until the run is over; returns why it ended.
 
-    The address is written to `run.server_address`; after a restart the same port is taken again.
+    The address is written to `run.server_address`.
+
+    Args:
+        certs: the fleet's certificates; by default the run's.
+        log: where to tell of it; by default the run's journal. Closed at the end.
+        by_hand: a person says that the server which had the run is gone, and this one takes over.
+
+    Raises:
+        SupersededError: another server has taken over meanwhile.
+        NotFoundError: `by_hand`, and there is nothing to go on from.
     """
     spec = load_run(run.run_yaml)
     plan = read_plan(run.plan.read_bytes())
     warm_up()
-    with Journal(run.path, "server") as log:
+    with log or Journal(run.path, "server") as log:
         ledger = Ledger(run.server, spec.outer, log)
-        server = Server(server_config(plan, spec.outer), ledger, log, spec.data.seq_len)
-        listener = Listener(parse_address(last_address(run) or bind), ServerTls.load(run.certs), server)
+        if by_hand:
+            take_over(run, ledger, ledger.book.epoch + BY_HAND_EPOCHS)
+        server = Server(
+            replace(server_config(plan, spec.outer), name=server_name(run)),
+            ledger,
+            log,
+            spec.data.seq_len,
+            {path.name: path.read_bytes() for path in (run.run_yaml, run.fleet_yaml, run.plan)},
+            epoch=int(run.promoted.read_text()) if run.promoted.exists() else 0,
+        )
+        tls = ServerTls.load(certs or run.certs)
+        listener = Listener(parse_address(bind), tls, server, speaks=dialect())
         listener.facts = run_facts(spec)
         signal.signal(signal.SIGTERM, lambda *_: server.stop("checkpoint"))
         address = format_address(listener.address)
         DiskStore().write_atomic(run.server_address, f"{address}\n".encode())
         log.emit(
             journal.ServerStarted(
-                server_epoch=ledger.book.epoch + 1,
+                server_epoch=max(ledger.book.epoch + 1, server.epoch),
                 version=ledger.book.version,
                 replayed=ledger.replayed,
                 address=address,
@@ -295,11 +357,34 @@ def serve(run: RunDir, bind: str) -> str:
         reason = server.run()
         listener.close()
         ledger.close()
+    if server.superseded_by:
+        run.promoted.unlink(missing_ok=True)
+        raise SupersededError(
+            f"{reason}: this server was away, and another one has taken its place",
+            where=str(run.path),
+            hint="the run goes on there. `isthmus server standby` with this folder makes it the new standby",
+        )
     return reason
 
 
+def take_over(run: RunDir, ledger: Ledger, epoch: int) -> None:
+    """At its next start this folder's server is that of `epoch`. Raises NotFoundError if it is empty."""
+    if not ledger.seeded:
+        raise NotFoundError(
+            "there is nothing to go on from",
+            where=str(run.server),
+            hint="name the run folder of a standby, or a copy of the lost server's",
+        )
+    DiskStore().write_atomic(run.promoted, str(epoch).encode())
+
+
+def server_name(run: RunDir) -> str:
+    """As a candidate for an epoch."""
+    return run.standby_name.read_text().strip() if run.standby_name.exists() else ServerConfig().name
+
+
 def last_address(run: RunDir) -> str:
-    """Where the server listened before it was started again; '' if it never did."""
+    """Where the server listened the time before, as the sites know it; '' if it never did."""
     return run.last_address.read_text().strip() if run.last_address.exists() else ""
 
 
@@ -310,7 +395,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = parser.parse_args(argv)
     run = RunDir.existing(options.run_dir)
     try:
-        reason = serve(run, options.bind or load_fleet(run.fleet_yaml).server.bind)
+        bind = last_address(run) or options.bind or load_fleet(run.fleet_yaml).server.bind
+        reason = serve(run, bind)
     except IsthmusError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code

@@ -29,6 +29,7 @@ def server_config(plan: Plan, outer: OuterSpec) -> ServerConfig:
         staleness_max=outer.staleness_max,
         outlier_factor=outer.outlier_factor,
         site_timeout_s=float(outer.site_timeout),
+        standby_timeout_s=float(outer.standby_timeout),
     )
 
 

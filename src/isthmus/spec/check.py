@@ -43,6 +43,8 @@ def check_fleet(fleet: FleetSpec) -> Iterator[Problem]:
 def _check_site(name: str, num_ranks: int, bandwidth: float) -> Iterator[Problem]:
     """Site names may hold dots when wrong, so their keys are not written dotted."""
     key = ("sites", name)
+    if name in ("server", "standby"):
+        yield Problem(key, f"a site cannot be called '{name}'", "that certificate is the server's own")
     if not NAME.fullmatch(name):
         hint = "use lower-case letters, digits, '-' and '_' (it names files and certificates)"
         yield Problem(key, f"site name '{name}' is not usable", hint)

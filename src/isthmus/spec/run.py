@@ -123,6 +123,8 @@ class OuterSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     """A push whose norm exceeds this times the running median is quarantined; 0: never."""
     site_timeout: Seconds = Seconds(30.0)
     """Silence after which a site is given up and its leases go to others."""
+    standby_timeout: Seconds = Seconds(10.0)
+    """Silence after which a standby asks to take over, or the server to go on without its standby."""
     outage_reserve: Seconds = Seconds(60.0)
     """Leased work a site keeps in hand, so that it trains on while the server is away."""
     streams: AtLeast0 = 0

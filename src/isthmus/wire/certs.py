@@ -24,6 +24,8 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 from isthmus.errors import InputError, StorageError
 
 SERVER = "server"
+STANDBY = "standby"
+"""Certificate by which a standby server dials the server; no site has this name."""
 SERVER_DNS = "isthmus-server"
 """The name every server certificate carries, so that sites may reach it by any address, or through a
 relay."""

@@ -36,12 +36,16 @@ class Listener:
         tls: ServerTls | Plain,
         handler: PeerHandler,
         timing: Timing = Timing(),  # noqa: B008 - frozen
+        speaks: bytes = b"",
     ):
-        """Raises InputError if the address cannot be bound, or is not loopback while `tls` is Plain."""
+        """`speaks`: readable name of what the application says; who says another is refused (empty: nobody).
+
+        Raises InputError if the address cannot be bound, or is not loopback while `tls` is Plain."""
         self._tls = tls
         self._context = _context(tls, address)
         self._handler = handler
         self._timing = timing
+        self._speaks = speaks
         self._session = secrets.token_hex(8)
         self._peers: dict[str, Peer] = {}
         self._lock = threading.Lock()
@@ -134,6 +138,13 @@ class Listener:
             self._attach(channel, hello)
 
     def _serve_control(self, channel: Channel, hello: Hello) -> None:
+        if self._speaks not in (b"", hello.body):
+            theirs, ours = (text.decode(errors="replace") for text in (hello.body, self._speaks))
+            reason = f"'{hello.site}' speaks {theirs or 'something unnamed'}, this server {ours}"
+            self._note(hello.site, reason)
+            hint = "install the same version of isthmus on both sides"
+            handshake.refuse(channel, Refusal(kind="auth", message=reason, hint=hint))
+            return
         peer = self._peer_of(hello)
         if peer is None or self._closed.is_set():
             handshake.refuse(channel, Refusal(kind="busy", message="the server takes no more sites now"))

@@ -27,6 +27,7 @@ from isthmus.outer.messages import (
     WantWork,
     Welcome,
 )
+from isthmus.outer.protocol.epoch import silenced
 from isthmus.outer.protocol.records import (
     AnyRecord,
     Book,
@@ -173,9 +174,17 @@ def _heard(state: ServerState, site: str, incarnation: int, **changes: Any) -> S
     return _peer(state, site, rejoin_due=True)
 
 
+def _outranked(state: ServerState, epoch: int) -> bool:
+    """Whether who has seen this epoch has seen another server in it: a higher one, or this one while this
+    server has not spoken in it yet."""
+    book = state.book
+    unspoken = state.live.started and book.confirmed < book.epoch and silenced(state)
+    return epoch > book.epoch or (unspoken and epoch == book.epoch)
+
+
 def _hello(state: ServerState, site: str, message: Hello) -> ServerState:
     peer = state.live.peers.get(site)
-    if message.epoch > state.book.epoch:
+    if _outranked(state, message.epoch):
         return _live(state, fenced=max(state.live.fenced, message.epoch))
     if peer is not None and (message.incarnation, message.session) <= (peer.incarnation, peer.session):
         return state
@@ -198,7 +207,7 @@ def _hello(state: ServerState, site: str, message: Hello) -> ServerState:
 
 
 def _heartbeat(state: ServerState, site: str, message: Heartbeat) -> ServerState:
-    if message.epoch > state.book.epoch:
+    if _outranked(state, message.epoch):
         return _live(state, fenced=max(state.live.fenced, message.epoch))
     return _heard(
         state,
@@ -248,7 +257,7 @@ def _goodbye(state: ServerState, site: str, message: Goodbye) -> ServerState:
 
 
 def _fenced(state: ServerState, site: str, message: Fenced) -> ServerState:
-    if message.epoch <= state.book.epoch:
+    if not _outranked(state, message.epoch):
         return state
     return _live(state, fenced=max(state.live.fenced, message.epoch))
 

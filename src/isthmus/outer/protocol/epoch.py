@@ -17,7 +17,7 @@ def start(state: ServerState) -> list[AnyRecord]:
 
 def fence(state: ServerState) -> list[AnyAction]:
     live = state.live
-    return [StepDown(live.fenced)] if live.fenced > state.book.epoch and not live.stepped_down else []
+    return [StepDown(live.fenced)] if live.fenced and not live.stepped_down else []
 
 
 def silenced(state: ServerState) -> bool:

@@ -92,7 +92,7 @@ class Live(msgspec.Struct, frozen=True, kw_only=True):
     stopping: str = ""
     finished: bool = False
     fenced: int = 0
-    """A higher epoch that was seen elsewhere."""
+    """An epoch that another server was seen in, not below this one's."""
     stepped_down: bool = False
     replica_length: int = -1
     """Records the standby is known to hold; -1: not connected since this process started."""
