@@ -203,6 +203,8 @@ class Welcome(Message, frozen=True, kw_only=True):
 
 class Refused(Message, frozen=True, kw_only=True):
     epoch: int
+    incarnation: int = 0
+    """Whose Hello it answers; 0: whoever is on this connection."""
     reason: str
     hint: str
 

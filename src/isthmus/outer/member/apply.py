@@ -126,7 +126,8 @@ def _received(state: MemberState, event: Received) -> MemberState:
         case Rejoin():
             return _rejoin(state, server, message)
         case Refused():
-            return replace(state, refused=message)
+            ours = message.incarnation in (0, state.incarnation)
+            return replace(state, refused=message) if ours else state
     if server != state.home:
         return state
     # the welcomed server may move on to a new epoch by itself, when it detaches its standby

@@ -18,6 +18,7 @@ from isthmus.outer.messages import (
     InitWanted,
     Lost,
     Message,
+    Refused,
     Rejoin,
     Stop,
     VersionReady,
@@ -186,6 +187,8 @@ def _hello(state: ServerState, site: str, message: Hello) -> ServerState:
     peer = state.live.peers.get(site)
     if _outranked(state, message.epoch):
         return _live(state, fenced=max(state.live.fenced, message.epoch))
+    if peer is not None and message.incarnation < peer.incarnation:
+        return _peer(state, site, outdated=message.incarnation)
     if peer is not None and (message.incarnation, message.session) <= (peer.incarnation, peer.session):
         return state
     known = _current(state, site, message.incarnation)
@@ -443,8 +446,12 @@ def _sent(state: ServerState, site: str, message: Message) -> ServerState:
             votes = live.votes if live.votes_epoch == message.epoch else ()
             state = _live(state, votes=votes, votes_epoch=message.epoch)
             return _peer(state, site, vote_asked_s=live.now_s)
-        case _:  # Refused
-            return _peer(state, site, hello=None)
+        case Refused():
+            peer = state.live.peers[site]
+            answered = peer.hello is not None and peer.hello.incarnation == message.incarnation
+            return _peer(state, site, hello=None if answered else peer.hello, outdated=0)
+        case _:
+            raise AssertionError(f"a server does not say {message!r}")
 
 
 _HANDLERS: dict[type[AnyEvent], Callable[[ServerState, Any], ServerState]] = {

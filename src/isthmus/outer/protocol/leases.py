@@ -70,11 +70,15 @@ def _sorted_take(left: Ranges, size: int) -> Ranges:
 def _fair_cap(state: ServerState, site: str) -> int:
     """What a site may hold: half of its fair share of what is left, so that the sites finish together."""
     left = total(unleased(state)) + sum(total(other.held) for other in state.book.sites.values())
-    rates = {name: peer.step_rate * state.config.batch_size(name) for name, peer in state.live.peers.items()
-             if peer.welcomed}  # fmt: skip
-    fleet = sum(rates.values())
-    own = rates.get(site, 0.0)
-    share = own / fleet if fleet > 0.0 and own > 0.0 else 1.0 / max(1, len(rates))
+    rates = {
+        name: peer.step_rate * state.config.batch_size(name)
+        for name, peer in state.live.peers.items()
+        if peer.welcomed
+    }
+    known = [rate for rate in rates.values() if rate > 0]
+    usual = sum(known) / len(known) if known else 1.0  # for those that have not told theirs yet
+    fleet = sum(rate or usual for rate in rates.values())
+    share = (rates.get(site, 0.0) or usual) / fleet if fleet else 1.0
     return math.ceil(left * share / 2)
 
 

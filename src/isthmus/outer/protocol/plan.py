@@ -114,7 +114,7 @@ def refusal(state: ServerState, name: str) -> Refused | None:
     here, there = config.identity, hello.identity
 
     def refused(reason: str, hint: str) -> Refused:
-        return Refused(epoch=state.book.epoch, reason=reason, hint=hint)
+        return Refused(epoch=state.book.epoch, incarnation=hello.incarnation, reason=reason, hint=hint)
 
     if hello.site != name:
         return refused(
@@ -133,8 +133,17 @@ def refusal(state: ServerState, name: str) -> Refused | None:
         return refused("the site prepared other data", "compare `data` in run.yaml and the source files")
     known = state.book.sites.get(name)
     if known is not None and hello.incarnation < known.incarnation:
-        return refused("a newer client of this site has joined", "stop the older one")
+        return _outdated(state, hello.incarnation)
     return None
+
+
+def _outdated(state: ServerState, incarnation: int) -> Refused:
+    return Refused(
+        epoch=state.book.epoch,
+        incarnation=incarnation,
+        reason="a newer client of this site has joined",
+        hint="stop the older one",
+    )
 
 
 DECISIONS: tuple[Callable[[ServerState], list[AnyRecord]], ...] = (
@@ -156,6 +165,8 @@ def _sends(state: ServerState) -> list[AnyAction]:
     for name, peer in state.live.peers.items():
         if not peer.up:
             continue
+        if peer.outdated:
+            actions.append(Send(name, _outdated(state, peer.outdated)))
         if peer.rejoin_due:
             actions.append(Send(name, Rejoin(epoch=state.book.epoch)))
         elif peer.hello is not None:

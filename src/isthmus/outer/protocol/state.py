@@ -43,6 +43,8 @@ class Peer(msgspec.Struct, frozen=True, kw_only=True):
     welcomed: bool = False
     hello: Hello | None = None
     """Not answered yet."""
+    outdated: int = 0
+    """An incarnation older than the one that joined, to be refused."""
     session: int = 0
     incarnation: int = 0
     heard_s: float = 0.0

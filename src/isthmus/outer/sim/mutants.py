@@ -226,6 +226,7 @@ MUTANTS = (
         name="ack_before_sync",
         bug="acknowledges before the record is synced",
         swaps=((server.SimServer, "_persist", _acknowledge_before_sync),),
+        config=SimConfig(faults=("crash_server", "pause_server")),
     ),
     Mutant(
         name="no_dedupe",
@@ -251,6 +252,7 @@ MUTANTS = (
         name="ignore_epoch",
         bug="a site heeds a server of a lower epoch",
         swaps=((_member_apply._HANDLERS, _member_apply.Received, _any_epoch),),
+        config=SimConfig(faults=("crash_server", "pause_client"), num_faults=10),
     ),
     Mutant(
         name="merge_twice",
@@ -271,6 +273,7 @@ MUTANTS = (
         name="version_backwards",
         bug="a site takes up an older version that comes late",
         swaps=((_member_apply, "_announce", _announce_anything),),
+        config=SimConfig(faults=("bit_flip", "pause_client"), num_faults=14),
     ),
     Mutant(
         name="drop_free_ranges",
@@ -291,6 +294,7 @@ MUTANTS = (
         name="no_refresh",
         bug="a site that misses a version never asks for it",
         swaps=((_member_plan, "RULES", _without(_member_plan.RULES, "want_refresh")),),
+        config=SimConfig(faults=("bit_flip", "cut"), num_faults=6),
     ),
     Mutant(
         name="stop_before_merge",
@@ -306,6 +310,7 @@ MUTANTS = (
         name="forget_lost_ranges",
         bug="what ranks held when they died is not reported",
         swaps=((_member_apply._HANDLERS, _member_apply.RanksGone, _silent_death),),
+        config=SimConfig(faults=("crash_ranks",)),
     ),
     Mutant(
         name="two_primaries",

@@ -24,6 +24,8 @@ from isthmus.outer.sim.server import FRAGMENTS, PLAN_BOUND, halves
 if TYPE_CHECKING:
     from isthmus.outer.sim.world import World
 
+LINGER_S = 1.0
+"""A client that leaves waits for its last words to be on their way."""
 CLIENT_TICK_S = 2.5
 
 
@@ -138,8 +140,12 @@ class SimSite:
     def _exit(self, action: Any) -> None:
         if action.reason == "budget":
             self.world.checks.ended(self.name, self.state.version)
+        self.ranks.process.kill()
+        self.process.later(LINGER_S, self._gone, action.reason)
+
+    def _gone(self, reason: str) -> None:
         self.crash()
-        self.world.left(self, action.reason)
+        self.world.left(self, reason)
 
     def _encode(self, seq: int) -> None:
         pending = self.state.pending
