@@ -1,5 +1,6 @@
 import contextlib
 import socket
+import struct
 import threading
 import time
 
@@ -96,3 +97,23 @@ def test_as_a_process(echo):
             shaper.reset()
             with pytest.raises(ConnectionResetError):
                 sock.recv(1)
+
+
+@pytest.mark.parametrize("reset", [False, True])
+def test_last_words_arrive_although_the_speaker_is_gone(reset):
+    with (
+        socket.create_server(("127.0.0.1", 0)) as server,
+        Shaper(server.getsockname(), delay_s=0.1) as shaper,
+        socket.create_connection(shaper.address) as sock,
+    ):
+        far, _ = server.accept()
+        with far:
+            far.settimeout(10.0)
+            far.sendall(b"what nobody reads")
+            sock.sendall(b"goodbye")
+            time.sleep(0.02)
+            if reset:
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            sock.close()
+            assert far.recv(100) == b"goodbye"
+            assert far.recv(100) == b""

@@ -76,3 +76,9 @@ class Pipe:
         if self.ended and not self.queue and not self.shut:
             self.shut = True
             self.drain.shutdown(socket.SHUT_WR)
+
+    def give_up(self) -> None:
+        """The drain takes no more: what is queued is lost."""
+        self.queue.clear()
+        self.queued = 0
+        self.ended = self.shut = True

@@ -95,11 +95,11 @@ class Shaper:
             if self._wants_reset:
                 self._wants_reset = False
                 for sock in list(self._pipes):
-                    self._break(sock)
+                    self._close(sock, reset=True)
             if time.monotonic() >= self._dark_until_s:
                 self._deliver()
         for sock in list(self._pipes):
-            self._break(sock)
+            self._close(sock, reset=True)
         for sock in (self._listener, self._awake, self._waker):
             sock.close()
         self._selector.close()
@@ -140,12 +140,14 @@ class Shaper:
         elif sock is self._listener:
             self._join()
         elif isinstance(sock, socket.socket) and sock in self._pipes and events & selectors.EVENT_READ:
+            reads, writes = self._pipes[sock]
             try:
-                self._pipes[sock][0].read(time.monotonic())
+                reads.read(time.monotonic())
             except BlockingIOError:
                 pass
-            except OSError:
-                self._break(sock)
+            except OSError:  # what it sent before is still on its way
+                reads.ended = True
+                writes.give_up()
 
     def _deliver(self) -> None:
         now_s = time.monotonic()
@@ -155,10 +157,10 @@ class Shaper:
             try:
                 reads.write(now_s)
             except OSError:
-                self._break(sock)
-                continue
+                reads.give_up()
+                writes.ended = True
             if reads.shut and writes.shut:
-                self._break(sock)
+                self._close(sock, reset=False)
 
     def _join(self) -> None:
         near, _ = self._listener.accept()
@@ -176,16 +178,19 @@ class Shaper:
         self._pipes[near] = (up, down)
         self._pipes[far] = (down, up)
 
-    def _break(self, sock: socket.socket) -> None:
-        """Closes both ends of the connection that `sock` is one of."""
+    def _close(self, sock: socket.socket, reset: bool) -> None:
+        """Closes both ends of the connection that `sock` is one of; with `reset` what they still hold is
+        lost.
+        """
         if sock not in self._pipes:
             return
         reads, _ = self._pipes[sock]
         for end in (reads.source, reads.drain):
             del self._pipes[end]
             self._interest(end, 0)
-            with contextlib.suppress(OSError):
-                end.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
+            if reset:
+                with contextlib.suppress(OSError):
+                    end.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
             end.close()
 
 
