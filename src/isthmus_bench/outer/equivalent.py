@@ -9,6 +9,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from statistics import median
+from typing import NamedTuple
 
 from isthmus.journal.events import AnyEvent
 from isthmus.spec.count import count_params
@@ -22,10 +23,9 @@ from isthmus_bench.outer.torchft_run import TorchftPair
 QUOTAS = {2: 0.8, 3: 0.5}
 """Number of sites -> cores of each; the rest is for the server and the links."""
 CODECS = ("int8", "int4")
-WAITED_SHARE = 0.55
+WAITED_SHARE = 0.52
 """Time that fp32 takes on the link over the compute time of a window: what H is chosen for; >= 0.5 asked."""
 SKIP_STEPS = 5
-TORCHFT_FRAGMENTS = 2
 
 
 @dataclass
@@ -37,7 +37,7 @@ class Rounds:
     inner_steps: int
     window_s: float
     alone: list[float] = field(default_factory=list)
-    apart: list[float] = field(default_factory=list)
+    apart: float = 0.0
     """The first site with no other at the same time, times the number of sites."""
     joined: dict[str, list[float]] = field(default_factory=dict)
     traffic: dict[str, list[measure.Traffic]] = field(default_factory=dict)
@@ -49,38 +49,47 @@ class Rounds:
         return median(ratios) if ratios else math.nan
 
 
+class Size(NamedTuple):
+    duration_s: float
+    rounds: int
+    torchft: tuple[tuple[int, int], ...]
+    """(fragments, delay) of each arm of the peer."""
+
+
+FULL = Size(40.0, 4, ((1, 0), (2, 1)))
+QUICK = Size(15.0, 1, ((1, 0),))
+
+
 def run(quick: bool) -> list[Result]:
-    """Minutes in quick mode, about a quarter of an hour otherwise."""
-    duration_s, rounds = (25.0, 1) if quick else (45.0, 3)
+    """Minutes in quick mode, a quarter of an hour otherwise."""
+    size = QUICK if quick else FULL
     results: list[Result] = []
     for count in (2, 3):
-        measured = measure_rounds(count, duration_s, rounds)
+        measured = measure_rounds(count, size)
         results += _equivalent(count, measured)
         if count == 2:
             results += [row for codec in CODECS for row in _bytes(codec, measured.traffic[codec])]
     return results
 
 
-def measure_rounds(count: int, duration_s: float, rounds: int) -> Rounds:
+def measure_rounds(count: int, size: Size) -> Rounds:
+    """Arms that are only shown beside the figures run in the first round alone."""
     link, cpus = Link(), dict.fromkeys(sites(count), QUOTAS[count])
-    step_s = _step_s(cpus)
+    first = _alone(cpus, size.duration_s)
+    step_s = count * setup.BATCH * setup.SEQ_LEN / first
     inner_steps = choose_inner_steps(link, step_s)
     done = Rounds(link, QUOTAS[count], inner_steps, inner_steps * step_s)
-    for _ in range(rounds):
-        done.alone.append(_alone(cpus, duration_s))
+    for number in range(size.rounds):
+        done.alone.append(_alone(cpus, size.duration_s) if number else first)
         for codec in CODECS:
-            _join(
-                done,
-                codec,
-                setup.spec(inner_steps=inner_steps, codec=codec, down_codec=codec),
-                cpus,
-                duration_s,
-            )
-        waiting = setup.spec(inner_steps=inner_steps, codec="fp32", down_codec="fp32", mode="strict", delay=0)
-        _join(done, "fp32", waiting, cpus, duration_s)
-        if count == 2:
-            _torchft(done, inner_steps, cpus, duration_s)
-    done.apart.append(count * _alone(dict(list(cpus.items())[:1]), duration_s))
+            spec = setup.spec(inner_steps=inner_steps, codec=codec, down_codec=codec)
+            _join(done, codec, spec, cpus, size.duration_s)
+        if number == 0:
+            waits = {"mode": "strict", "delay": 0, "codec": "fp32", "down_codec": "fp32"}
+            _join(done, "fp32", setup.spec(inner_steps=inner_steps, **waits), cpus, size.duration_s)
+            if count == 2:
+                _torchft(done, cpus, size)
+    done.apart = count * _alone({name: cpus[name] for name in sites(1)}, size.duration_s)
     return done
 
 
@@ -92,15 +101,6 @@ def choose_inner_steps(link: Link, step_s: float) -> int:
 def fp32_transfer_s(link: Link) -> float:
     """All parameters up, then down, at the full rate of the link, and a round trip for each."""
     return 2 * (4 * count_params(setup.MODEL) * 8 / link.bandwidth_bps + link.round_trip_s)
-
-
-def _step_s(cpus: Mapping[str, float]) -> float:
-    """An inner step under the quota, all sites at work."""
-    with Alone(setup.spec(), cpus) as run:
-        events = run.train_on(10.0)
-    span = measure.Span(run.bound_s, events[-1].wall_s)
-    rates = [measure.step_rate(events, site, span) for site in cpus]
-    return len(rates) * setup.BATCH * setup.SEQ_LEN / sum(rates)
 
 
 def _alone(cpus: Mapping[str, float], duration_s: float) -> float:
@@ -124,17 +124,17 @@ def _join(done: Rounds, arm: str, spec: RunSpec, cpus: Mapping[str, float], dura
         done.traffic.setdefault(arm, []).extend(measure.traffic(events, site, longest_s) for site in cpus)
 
 
-def _torchft(done: Rounds, inner_steps: int, cpus: Mapping[str, float], duration_s: float) -> None:
+def _torchft(done: Rounds, cpus: Mapping[str, float], size: Size) -> None:
     peer = torchft_peer.find()
     if peer is None or not can_use_namespaces():
         return
-    spec = setup.spec(inner_steps=inner_steps)
-    arms = {f"{peer.name} (fp32)": [], f"{peer.name} (fp32, {TORCHFT_FRAGMENTS} fragments, delay 1)": [
-        "--fragments", str(TORCHFT_FRAGMENTS), "--delay", "1"]}  # fmt: skip
-    for arm, arguments in arms.items():
+    spec = setup.spec(inner_steps=done.inner_steps)
+    for fragments, delay in size.torchft:
+        arguments = ["--fragments", str(fragments), "--delay", str(delay)]
         with TorchftPair(spec, cpus, peer=peer, arguments=arguments, link=done.link) as run:
-            events = run.train_on(duration_s)
-        done.joined.setdefault(arm, []).append(_step_rate(events, run.bound_s, list(cpus)))
+            events = run.train_on(size.duration_s)
+        arm = f"{peer.name} (fp32, {fragments} fragment(s), delay {delay})"
+        done.joined[arm] = [_step_rate(events, run.bound_s, list(cpus))]
 
 
 def _equivalent(count: int, done: Rounds) -> list[Result]:
@@ -146,7 +146,7 @@ def _equivalent(count: int, done: Rounds) -> list[Result]:
         f"{done.link.round_trip_s * 1e3:.0f} ms each, TLS; H = {done.inner_steps}: window {done.window_s:.2f}"
         f" s, fp32 both ways {fp32_s:.2f} s, {fp32_s / done.window_s:.2f} of it; tokens/s pushed and merged, "
         "from a site's second push to its last, over those of all sites alone at the same time "
-        f"({median(done.alone):.0f}; one at a time {median(done.apart):.0f}); {len(done.alone)} round(s)"
+        f"({median(done.alone):.0f}; one at a time {done.apart:.0f}); {len(done.alone)} round(s)"
     )
     if count == 2 and torchft_peer.find() is None:
         note += f"; {torchft_peer.missing_note()}"

@@ -210,7 +210,7 @@ class Fleet(Run):
         client = self.child(
             f"client-{site}",
             "isthmus.outer.client",
-            client_arguments(self.run, self.plan.site(site), address, self.run.certs, line),
+            client_arguments(self.run, self.plan.site(site), [address], self.run.certs, line),
             prefix,
         )
         rank = self.child(

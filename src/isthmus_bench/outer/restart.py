@@ -43,8 +43,8 @@ def run(quick: bool) -> list[Result]:
     total = fleet.plan.total_samples * setup.SEQ_LEN
     lost = (
         f"of {total} tokens, those not merged exactly once ({covered.repeated} samples twice); killed at "
-        f"version {versions[0]}, back after {AWAY_S:.0f} s with {restarts[-1].replayed} records replayed, ended at "
-        f"version {versions[1]}"
+        f"version {versions[0]}, back after {AWAY_S:.0f} s with {restarts[-1].replayed} records replayed, "
+        f"ended at version {versions[1]}"
     )
     rate = f"tokens/s of the sites while the server was away / before ({rates[0]:.0f})"
     return [

@@ -15,7 +15,7 @@ _SKIP_STEPS = 15
 
 def run(quick: bool) -> list[Result]:
     """About a minute for each of the two arms."""
-    duration_s = 30.0 if quick else 60.0
+    duration_s = 20.0 if quick else 60.0
     with Fleet(setup.spec(inner_steps=INNER_STEPS), CPUS) as fleet:
         events = fleet.train_on(duration_s)
     span = measure.common_span(events, [FAST, SLOW], _SKIP_STEPS)
