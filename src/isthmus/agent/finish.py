@@ -12,7 +12,8 @@ def save_final(run: RunDir, spec: RunSpec, journal: Journal) -> None:
     """The server's exact master. Raises StorageError; the server's folder stays as it is and this can be
     repeated.
     """
-    ledger = Ledger(run.server, spec.outer, journal)
+    last = run.standby if run.standby.promoted.exists() else run
+    ledger = Ledger(last.server, spec.outer, journal)
     try:
         tokenizer = open_prepared(spec.data, spec.model.vocab_size).tokenizer
         tokens = ledger.book.merged_samples * spec.data.seq_len

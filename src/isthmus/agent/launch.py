@@ -1,27 +1,29 @@
 """Starts a run's processes on this machine, keeps them alive, and ends them in order.
 
-One parameter server, and for each site a relay where its link is to be emulated, a client, and its ranks:
+One parameter server, its standby where the fleet names one on this machine, and for each site relays where
+its link is to be emulated, a client, and its ranks:
 
     server <- [relay] <- client <-shared memory-> rank 0 <-gloo/nccl-> rank 1 ...
 
-A dead server or client is started again; a dead rank restarts its site's ranks, which take up the published
-parameters. A site that cannot be kept alive is given up, the others train on.
+A dead server or client is started again, unless its standby has taken over meanwhile; a dead rank restarts
+its site's ranks, which take up the published parameters. A site that cannot be kept alive is given up, the
+others train on.
 """
 
 import os
 import signal
 import socket
-import sys
-import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from isthmus import leash
 from isthmus.agent.children import Child, wait_all
-from isthmus.errors import IsthmusError, UnreachableError
+from isthmus.errors import InputError, IsthmusError, SupersededError, UnreachableError
 from isthmus.journal import events
 from isthmus.journal.writer import Journal
+from isthmus.outer.bridge import line_folder
 from isthmus.planner.plan import Plan, SitePlan
 from isthmus.rundir import RunDir
 from isthmus.spec.fleet import FleetSpec, LinkSpec
@@ -39,7 +41,7 @@ class LocalSite:
     """The processes of one site on this machine."""
 
     plan: SitePlan
-    relay: Child | None
+    relays: list[Child]
     client: Child
     ranks: list[Child]
     state: str = "running"
@@ -48,7 +50,7 @@ class LocalSite:
 
     @property
     def children(self) -> list[Child]:
-        return [child for child in (self.relay, self.client, *self.ranks) if child]
+        return [*self.relays, self.client, *self.ranks]
 
 
 @dataclass
@@ -60,20 +62,27 @@ class Launch:
     fleet: FleetSpec
     only_site: str | None = None
     """Start this site alone, against a server elsewhere."""
-    server_address: str | None = None
+    servers: list[str] = field(default_factory=list)
+    """Addresses of the server and its standby, where they run elsewhere."""
     certs: Path = Path()
     server: Child | None = None
+    standby: Child | None = None
     sites: list[LocalSite] = field(default_factory=list)
     stopping: bool = False
 
     def __post_init__(self) -> None:
-        self.certs = self.certs if self.server_address else self.run.certs
+        self.certs = self.certs if self.servers else self.run.certs
         self.journal = Journal(self.run.path, "launcher")
-        self._folder = Path(tempfile.mkdtemp(prefix="isthmus-"))
+        self._folder = line_folder()
 
     def start(self) -> None:
-        if self.server_address is None:
+        standby = self.fleet.server.standby
+        if not self.servers:
             self._start_server()
+            if standby and is_loopback(standby):
+                self._start_standby(standby)
+        if standby and standby not in self.servers:
+            self.servers.append(standby)
         chosen = [site for site in self.plan.sites if self.only_site in (None, site.name)]
         cpus = split_cpus(sorted(os.sched_getaffinity(0)), [site.num_ranks for site in chosen])
         for site, site_cpus in zip(chosen, cpus, strict=True):
@@ -81,8 +90,11 @@ class Launch:
 
     def poll(self) -> bool:
         """Looks after every process once. False when all sites have ended."""
-        if self.server and self.server.exit_code not in (None, 0):
-            self._revive(self.server, "server_died")
+        for child, kind in ((self.server, "server_died"), (self.standby, "standby_died")):
+            if child and child.exit_code == SupersededError.exit_code:
+                self._superseded(child)
+            elif child and child.exit_code not in (None, 0):
+                self._revive(child, kind)
         for site in self.sites:
             if site.state == "running":
                 self._look_after(site)
@@ -96,14 +108,14 @@ class Launch:
                 rank.signal(signal.SIGTERM)
 
     def finish(self) -> bool:
-        """Ends clients, relays and the server in this order. True if every site did its part."""
+        """Ends clients, relays, the server and its standby in this order. True if every site did its part."""
         clients = [site.client for site in self.sites]
         late = wait_all(clients, LEAVE_TIMEOUT_S)
         for child in late:
             child.kill()
-        if self.server:
-            self.server.signal(signal.SIGTERM)
-            late = wait_all([self.server], LEAVE_TIMEOUT_S)
+        for child in self._services:
+            child.signal(signal.SIGTERM)
+            wait_all([child], LEAVE_TIMEOUT_S)
         self.kill()
         return all(site.state == "done" for site in self.sites)
 
@@ -112,28 +124,55 @@ class Launch:
         for site in self.sites:
             for child in site.children:
                 child.kill()
-        if self.server:
-            self.server.kill()
+        for child in self._services:
+            child.kill()
         self.journal.close()
+
+    @property
+    def _services(self) -> list[Child]:
+        return [child for child in (self.server, self.standby) if child]
 
     def _start_server(self) -> None:
         if self.run.server_address.exists():
             self.run.server_address.replace(self.run.last_address)
         self.server = self._python("server", "isthmus.outer.server", ["--run-dir", str(self.run.path)])
         self.server.start()
-        self.server_address = wait_for_address(self.run, self.server)
+        self.servers = [wait_for_address(self.run, self.server)]
+
+    def _start_standby(self, bind: str) -> None:
+        place = self.run.standby
+        if bind.endswith(":0"):
+            raise InputError(
+                "the standby needs a port of its own", where="server.standby", hint="write 127.0.0.1:7001"
+            )
+        place.server_address.unlink(missing_ok=True)
+        places = ["--run-dir", str(place.path), "--journal", str(self.run.path), "--certs", str(self.certs)]
+        self.standby = self._python(
+            "standby",
+            "isthmus.outer.standby_server",
+            [*places, "--primary", self.servers[0], "--bind", bind],
+        )
+        self.standby.start()
+        wait_for_address(place, self.standby)
+
+    def _superseded(self, child: Child) -> None:
+        """Its place is taken: the run goes on with the other one."""
+        self._fault(child.name, "superseded", child.last_words(1))
+        if child is self.server:
+            self.server = None
+        else:
+            self.standby = None
 
     def _start_site(self, site: SitePlan, cpus: list[frozenset[int]]) -> None:
-        assert self.server_address
-        address, relay = self.server_address, None
-        link = self.fleet.sites[site.name].link
-        if link.shape:
-            relay, address = self._start_relay(site.name, address)
-        line = self._folder / f"{site.name}.sock"
+        addresses, relays = self.servers, []
+        if self.fleet.sites[site.name].link.shape:
+            pairs = [self._start_relay(site.name, address) for address in addresses]
+            relays, addresses = [relay for relay, _ in pairs], [address for _, address in pairs]
+        line = self._folder / f"{len(self.sites)}.sock"
         client = self._python(
             f"client-{site.name}",
             "isthmus.outer.client",
-            client_arguments(self.run, site, address, self.certs, line),
+            client_arguments(self.run, site, addresses, self.certs, line),
         )
         ranks = [
             self._python(
@@ -146,7 +185,7 @@ class Launch:
         ]
         client.start()
         start_ranks(ranks)
-        self.sites.append(LocalSite(site, relay, client, ranks))
+        self.sites.append(LocalSite(site, relays, client, ranks))
 
     def _start_relay(self, site: str, address: str) -> tuple[Child, str]:
         link = self.fleet.sites[site].link
@@ -161,9 +200,8 @@ class Launch:
         return relay, f"127.0.0.1:{port}"
 
     def _look_after(self, site: LocalSite) -> None:
-        for child in (site.client, site.relay):
-            needed = child and child.exit_code not in (None, 0) and any(rank.alive for rank in site.ranks)
-            if child and needed:
+        for child in (site.client, *site.relays):
+            if child.exit_code not in (None, 0) and any(rank.alive for rank in site.ranks):
                 self._revive(child, "client_died" if child is site.client else "relay_died")
         codes = [rank.exit_code for rank in site.ranks]
         if all(code == 0 for code in codes):
@@ -207,7 +245,7 @@ class Launch:
     ) -> Child:
         return Child(
             name=name,
-            argv=[sys.executable, "-m", module, *arguments],
+            argv=leash.command(module, arguments),
             log=self.run.logs / f"{name}.log",
             env={"OMP_NUM_THREADS": str(max(1, len(affinity)))},
             affinity=affinity,
@@ -264,10 +302,18 @@ def wait_for_address(run: RunDir, server: Child, timeout_s: float = 60.0) -> str
     )
 
 
-def client_arguments(run: RunDir, site: SitePlan, server: str, certs: Path, line: Path) -> list[str]:
+def is_loopback(address: str) -> bool:
+    host = address.rpartition(":")[0].strip("[]")
+    return host in ("localhost", "::1") or host.startswith("127.")
+
+
+def client_arguments(
+    run: RunDir, site: SitePlan, servers: Sequence[str], certs: Path, line: Path
+) -> list[str]:
     """Command line of `isthmus.outer.client`."""
     places = ["--run-dir", str(run.path), "--site", site.name, "--certs", str(certs), "--line", str(line)]
-    return [*places, "--server", server, "--streams", str(site.streams)]
+    named = [word for server in servers for word in ("--server", server)]
+    return [*places, *named, "--streams", str(site.streams)]
 
 
 def shape_arguments(link: LinkSpec) -> list[str]:

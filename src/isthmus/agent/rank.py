@@ -4,13 +4,13 @@ client first.
 
 import os
 import sys
-import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NoReturn
 
 from isthmus.agent.children import Child
 from isthmus.agent.launch import client_arguments
+from isthmus.outer.bridge import line_folder
 from isthmus.planner.plan import SitePlan
 from isthmus.rundir import RunDir
 
@@ -28,18 +28,20 @@ def rank_environment(environment: Mapping[str, str]) -> dict[str, str] | None:
     return None
 
 
-def become_rank(run: RunDir, site: SitePlan, server: str, certs: Path, rank: Mapping[str, str]) -> NoReturn:
+def become_rank(
+    run: RunDir, site: SitePlan, servers: Sequence[str], certs: Path, rank: Mapping[str, str]
+) -> NoReturn:
     """Never returns: the process is replaced by `python -m isthmus.train`."""
     arguments = ["--run-dir", str(run.path), "--site", site.name]
     if rank["RANK"] == "0":
-        line = Path(tempfile.mkdtemp(prefix="isthmus-")) / "client.sock"
+        line = line_folder() / "client.sock"
         client = Child(
             name=f"client-{site.name}",
             argv=[
                 sys.executable,
                 "-m",
                 "isthmus.outer.client",
-                *client_arguments(run, site, server, certs, line),
+                *client_arguments(run, site, servers, certs, line),
             ],
             log=run.logs / f"client-{site.name}.log",
         )

@@ -30,6 +30,8 @@ from isthmus.outer.layout import Layout
 
 _LENGTH = struct.Struct("<I")
 _MAX_MESSAGE = 64 << 20
+_LONGEST_FOLDER = 40
+"""Characters; a socket's path may have 107, and there are a name and a site's name to come."""
 
 Range = tuple[int, int]
 
@@ -240,6 +242,14 @@ class Line:
 
     def close(self) -> None:
         self._socket.close()
+
+
+def line_folder() -> Path:
+    """A new folder for lines, private to this user. Sockets' paths are short by nature, so where the usual
+    folder for temporary files has a long name it is /tmp.
+    """
+    usual = tempfile.gettempdir()
+    return Path(tempfile.mkdtemp(prefix="isthmus-", dir=usual if len(usual) <= _LONGEST_FOLDER else "/tmp"))
 
 
 def _closed() -> LineClosedError:

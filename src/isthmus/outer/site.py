@@ -141,7 +141,7 @@ class Site(AbstractContextManager["Site"]):
             self._job.groups,
             self._job.num_fragments,
         )
-        self._reset = False
+        self._reset = self._left = False
         self._stop: str | None = None
         self.version = -1
         self.inner_steps = 1
@@ -191,6 +191,8 @@ class Site(AbstractContextManager["Site"]):
         deadline = time.monotonic() + _REJOIN_S
         while True:
             try:
+                if self._client:
+                    self._client.revive()
                 self._join()
                 return
             except UnreachableError:
@@ -199,7 +201,10 @@ class Site(AbstractContextManager["Site"]):
                 time.sleep(0.2)
 
     def __exit__(self, *exc: object) -> None:
+        """A loop that ended without an error hands in what is left, if it has not called `leave`."""
         if hasattr(self, "_line"):
+            if not self._left and exc[:1] == (None,):
+                self.leave("end of the loop")
             self._line.close()
         if self._client:
             self._client.stop()
@@ -354,6 +359,7 @@ class Site(AbstractContextManager["Site"]):
         passed.
         """
         deadline = time.monotonic() + timeout_s
+        self._left = True
         try:
             if self._window.steps:
                 self._wait_until(lambda: self._may_push, "the last push's fate", timeout_s)

@@ -1,12 +1,13 @@
 """A client process for a training loop that was not started by `isthmus train`."""
 
+import shutil
 import subprocess
-import sys
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
+from isthmus import leash
 from isthmus.errors import InputError
+from isthmus.outer import bridge
 
 _STOP_S = 30.0
 
@@ -16,6 +17,7 @@ class ClientProcess:
     """Owns `python -m isthmus.outer.client` and a folder for its socket and log."""
 
     folder: Path
+    argv: list[str]
     process: subprocess.Popen[bytes]
 
     @classmethod
@@ -27,27 +29,37 @@ class ClientProcess:
                 where=f"outer.Site(name={site!r}, server={server!r}, certs={str(certs)!r})",
                 hint="`isthmus server start` prints all three",
             )
-        folder = Path(tempfile.mkdtemp(prefix="isthmus-"))
+        folder = bridge.line_folder()
         places = ["--run-dir", str(folder), "--line", str(folder / "client.sock"), "--certs", str(certs)]
-        with open(folder / "client.log", "ab") as log:
-            process = subprocess.Popen(
-                [sys.executable, "-m", "isthmus.outer.client", "--site", site, "--server", server, *places],
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,
-            )
-        return cls(folder, process)
+        argv = leash.command("isthmus.outer.client", ["--site", site, "--server", server, *places])
+        return cls(folder, argv, _spawn(argv, folder))
+
+    def revive(self) -> None:
+        """Starts it again if it has died."""
+        if self.process.poll() is not None:
+            self.process = _spawn(self.argv, self.folder)
 
     @property
     def line(self) -> Path:
         return self.folder / "client.sock"
 
     def stop(self) -> None:
-        """It leaves by itself once the site has left; after `_STOP_S` it is ended."""
+        """It leaves by itself once the site has left; after `_STOP_S` it is ended. Where it failed, its log
+        stays.
+        """
         self.process.terminate()
         try:
             self.process.wait(_STOP_S)
         except subprocess.TimeoutExpired:
             self.process.kill()
             self.process.wait()
+        if self.process.returncode == 0:
+            shutil.rmtree(self.folder, ignore_errors=True)
+
+
+def _spawn(argv: list[str], folder: Path) -> subprocess.Popen[bytes]:
+    """In a session of its own, so that a Ctrl-C at the terminal reaches only the loop."""
+    with open(folder / "client.log", "ab") as log:
+        return subprocess.Popen(
+            argv, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, start_new_session=True
+        )
