@@ -1,5 +1,6 @@
 """Server and standby as real processes that are killed; clients and NumPy ranks in this one."""
 
+import shutil
 import signal
 import subprocess
 import sys
@@ -9,7 +10,9 @@ import time
 import numpy as np
 import pytest
 
+from isthmus.agent.launch import free_port
 from isthmus.agent.prepare import write_run
+from isthmus.errors import AuthError
 from isthmus.journal.reader import Reader
 from isthmus.journal.store import DiskStore
 from isthmus.outer import bridge
@@ -18,6 +21,7 @@ from isthmus.outer.dialect import dialect
 from isthmus.outer.layout import build_layout
 from isthmus.outer.protocol import records
 from isthmus.outer.ranges import normal, total
+from isthmus.outer.server import BY_HAND_EPOCHS
 from isthmus.outer.wal import Wal
 from isthmus.planner.make import make_plan
 from isthmus.rundir import RunDir
@@ -29,7 +33,7 @@ from isthmus.wire.transport import ClientTls, Session, Timing
 LAYOUT = build_layout([("w", (64, 33)), ("b", (70,))], {}, 2)
 TIMING = Timing(backoff_s=0.2)
 PATIENCE_S = 60.0
-SUPERSEDED = 7
+NOT_FOUND, SUPERSEDED = 3, 7
 
 
 class Log:
@@ -38,6 +42,16 @@ class Log:
 
     def emit(self, event):
         self.told.append(event)
+
+
+class Told:
+    """Stands for a client."""
+
+    def put(self, event):
+        """Nothing is done about it."""
+
+    def note_link(self, server, reason):
+        """Nothing is done about it."""
 
 
 class Site:
@@ -138,8 +152,14 @@ class Fleet:
 
     def start(self, run: RunDir, module: str, *arguments: str) -> subprocess.Popen:
         run.server_address.unlink(missing_ok=True)
+        return self.spawn("-m", module, "--run-dir", str(run.path), *arguments)
+
+    def call(self, *words: str) -> subprocess.Popen:
+        return self.spawn("-c", "import sys; from isthmus.ui.cli import main; sys.exit(main())", *words)
+
+    def spawn(self, *arguments: str) -> subprocess.Popen:
         process = subprocess.Popen(
-            [sys.executable, "-m", module, "--run-dir", str(run.path), *arguments],
+            [sys.executable, *arguments],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -253,3 +273,45 @@ def test_a_standby_takes_over_by_vote_and_fences_the_old_server(start):
     book = check_log(fleet.run.standby)
     assert book.version >= max(site.newest for site in fleet.sites)
     assert book.standby == ""
+
+
+def test_a_copy_is_promoted_by_hand_and_fences_the_old_server(start, tmp_path):
+    fleet = start("a", "b")
+    primary = fleet.serve()
+    first, second = fleet.address(fleet.run), f"127.0.0.1:{free_port()}"
+    fleet.join(first, second)
+    fleet.wait(lambda: all(site.newest >= 2 for site in fleet.sites))
+    primary.kill()
+    primary.wait()
+
+    copy = RunDir(tmp_path / "copy")
+    shutil.copytree(fleet.run.path, copy.path, ignore=shutil.ignore_patterns("*.sock", "sites"))
+    promoted = fleet.call("server", "promote", str(copy.path), "--bind", second)
+    fleet.advance()
+
+    returned = fleet.serve(first)
+    words, _ = returned.communicate(timeout=PATIENCE_S)
+    fleet.processes.remove(returned)
+    assert returned.returncode == SUPERSEDED, words
+
+    fleet.end(promoted)
+    assert check_log(copy).epoch == 1 + BY_HAND_EPOCHS
+
+
+def test_there_is_nothing_to_promote_in_an_empty_folder(start):
+    fleet = start("a")
+    process = fleet.call("server", "promote", str(fleet.run.path), "--bind", "127.0.0.1:0")
+    words, _ = process.communicate(timeout=PATIENCE_S)
+    assert process.returncode == NOT_FOUND, words
+    assert "nothing to go on from" in words
+
+
+def test_a_site_that_speaks_another_dialect_is_refused_for_good(start):
+    fleet = start("a")
+    fleet.serve()
+    address = fleet.address(fleet.run)
+    tls, handler = ClientTls.load(fleet.run.certs, "a"), Handler(Told(), address)
+    session = Session([address], tls, handler, b"isthmus 0.0.1 (deadbeef)", timing=TIMING)
+    with pytest.raises(AuthError, match="speaks isthmus"):
+        session.wait_up(PATIENCE_S)
+    session.close()

@@ -385,7 +385,8 @@ def server_name(run: RunDir) -> str:
 
 def last_address(run: RunDir) -> str:
     """Where the server listened the time before, as the sites know it; '' if it never did."""
-    return run.last_address.read_text().strip() if run.last_address.exists() else ""
+    known = [path for path in (run.server_address, run.last_address) if path.exists()]
+    return known[0].read_text().strip() if known else ""
 
 
 def main(argv: Sequence[str] | None = None) -> int:

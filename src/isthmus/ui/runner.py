@@ -51,7 +51,7 @@ class Remote:
     """One site of a run whose parameter server is elsewhere."""
 
     site: str
-    server: str
+    servers: list[str]
     certs: Path
 
 
@@ -64,8 +64,8 @@ def run_site(
     write_run(place, spec, fleet, plan, hosts=None)
     _prepare_data(spec)
     if rank := rank_environment(environment):
-        become_rank(place, site, remote.server, remote.certs, rank)
-    launch = Launch(place, plan, fleet, only_site=site.name, server_address=remote.server, certs=remote.certs)
+        become_rank(place, site, remote.servers, remote.certs, rank)
+    launch = Launch(place, plan, fleet, only_site=site.name, servers=remote.servers, certs=remote.certs)
     return _supervise(launch, spec, Stopping())
 
 

@@ -12,7 +12,7 @@ from isthmus.journal.writer import Journal
 from isthmus.planner.make import make_plan
 from isthmus.rundir import RunDir
 from isthmus.spec.load import load_fleet, load_run, split_overrides
-from isthmus.wire import certs
+from isthmus.wire.certs import site_names
 
 app = App(name="server", help="Run the parameter server that joins the sites.")
 
@@ -47,7 +47,7 @@ def start(
     set_
         Override one field, such as outer.inner_steps=20; may be given again.
     """
-    from isthmus.outer.server import serve
+    from isthmus.outer.server import last_address, serve
 
     place = RunDir(run_dir)
     for_run, for_fleet = split_overrides(set_ or [])
@@ -59,33 +59,68 @@ def start(
     with Journal(place.path, "launcher") as journal:
         journal.emit(started(spec, plan))
     print(f"serving {', '.join(fleet_spec.sites)}; certificates in {place.certs}", file=sys.stderr)
-    print(f"server ended: {serve(place, bind)}", file=sys.stderr)
+    print(f"server ended: {serve(place, last_address(place) or bind)}", file=sys.stderr)
     return 0
 
 
 @app.command
-def promote(run_dir: Path, *, bind: str) -> int:
-    """Serve a run from a copy of its server's folder, in a new epoch, when the server itself is lost.
+def standby(run_dir: Path, *, primary: str, bind: str, certs: Path | None = None) -> int:
+    """Keep a replica of a run's server, and take over when a majority of the sites find the server gone.
 
-    Where a run has three sites or more and a standby, the sites decide this by vote. With two, a person
-    does: make sure that the old server is gone. Should it come back, sites that have heard of the new epoch
-    refuse it.
+    Give its address to the sites as a second --server, or as `server.standby` in their fleet.yaml. From the
+    moment it holds the whole log, the server tells nobody what this standby does not have. The same command
+    again resumes, as a standby or as the server it has become.
 
     Parameters
     ----------
     run_dir
-        The folder of the lost server, or a copy of it (rsync, a shared disk, a snapshot of the volume).
+        Its own folder, for the replica.
+    primary
+        host:port of the server.
+    bind
+        host:port to listen on, now and as the server.
+    certs
+        Folder with the certificates `server` and `standby`, as the server made them in its RUN_DIR/certs; by
+        default RUN_DIR/certs.
+    """
+    from isthmus.outer.standby_server import stand_by
+
+    place = RunDir(run_dir)
+    with Journal(place.path, "standby") as log:
+        reason = stand_by(place, primary, bind=bind, certs=certs or place.certs, log=log)
+    print(f"standby ended: {reason}", file=sys.stderr)
+    return 0
+
+
+@app.command
+def promote(run_dir: Path, *, bind: str, certs: Path | None = None) -> int:
+    """Serve a run from a standby's folder or a copy of its server's, in a new epoch, when the server is lost.
+
+    Where a run has a standby, a majority of the sites decide this by vote; where no majority is left, or
+    there was no standby, a person does: make sure that the old server is gone, and that no `isthmus server
+    standby` runs on this folder. Should the old one come back, sites that have heard of the new epoch send it
+    away.
+
+    Parameters
+    ----------
+    run_dir
+        The run folder of a standby or of the lost server, or a copy of it (rsync, a snapshot of the volume).
     bind
         host:port to listen on; start the sites with it, or give it to them beforehand as a second --server.
+    certs
+        The fleet's certificates; by default RUN_DIR/certs.
     """
     from isthmus.outer.server import serve
 
     place = RunDir.existing(run_dir)
-    if not certs.site_names(place.certs):
+    folder = certs or place.certs
+    if not (site_names(folder) or (folder / "tokens.json").exists()):
         raise InputError(
-            "the copy has no certificates", where=str(place.certs), hint="copy the whole run folder"
+            "there are no certificates",
+            where=str(folder),
+            hint="copy the whole run folder, or name another folder with --certs",
         )
-    print(f"server ended: {serve(place, bind)}", file=sys.stderr)
+    print(f"server ended: {serve(place, bind, certs=folder, by_hand=True)}", file=sys.stderr)
     return 0
 
 

@@ -10,6 +10,7 @@ from isthmus.errors import InputError
 from isthmus.spec.load import load_fleet, load_run, split_overrides
 from isthmus.ui import tables
 
+Servers = Annotated[list[str], Parameter(name="--server")]
 Overrides = Annotated[list[str], Parameter(name="--set", allow_leading_hyphen=True)]
 
 
@@ -19,7 +20,7 @@ def train(  # noqa: PLR0913 - each is an option of the command
     fleet: Path | None = None,
     run_dir: Path | None = None,
     site: str | None = None,
-    server: str | None = None,
+    server: Servers | None = None,
     certs: Path | None = None,
     set_: Overrides | None = None,
 ) -> None:
@@ -39,7 +40,7 @@ def train(  # noqa: PLR0913 - each is an option of the command
     site
         Start only this site, against a server elsewhere.
     server
-        host:port of that server.
+        host:port of that server; again for its standby.
     certs
         Certificates of the fleet, or of this site (see `isthmus certs`).
     set_
