@@ -1,72 +1,39 @@
-"""`apply(state, event) -> state`: what each event changes. Messages from servers may come twice or late."""
+"""`apply(state, event) -> state`: what each event changes at a site."""
 
 from collections.abc import Callable
 from typing import Any
 
 from msgspec.structs import replace
 
+from isthmus.outer.member.begun import issued
+from isthmus.outer.member.hear import homeless, received, stopping
 from isthmus.outer.member.state import (
     AnyEvent,
     BallotDurable,
-    Encode,
     Encoded,
-    Exit,
-    Forget,
-    GiveWork,
-    Install,
     Installed,
     Issued,
     Leaving,
     LinkDown,
     LinkUp,
     MemberState,
-    Offer,
-    OfferBase,
     Pending,
-    PersistBallot,
     Pushed,
     RanksAttached,
     RanksGone,
     Rate,
     Received,
-    Send,
     StopAsked,
     Taken,
-    TellMayPush,
-    TellPace,
-    TellRefused,
-    TellStart,
-    TellStop,
     Tick,
-    Upload,
     Uploaded,
-    UploadInit,
     VersionArrived,
 )
 from isthmus.outer.messages import (
-    Accepted,
-    Applied,
     Contribution,
-    Discarded,
-    Fenced,
-    Goodbye,
-    Grant,
-    Heartbeat,
-    Hello,
-    InitWanted,
-    Lost,
-    Message,
-    Refused,
-    Rejoin,
-    Stop,
     VersionReady,
-    VoteGranted,
-    VoteRequest,
-    WantRefresh,
-    WantWork,
-    Welcome,
 )
-from isthmus.outer.ranges import Ranges, intersect, subtract, union
+from isthmus.outer.ranges import subtract, union
 
 HELLO_RETRY_S = 5.0
 """Between two Hellos on a connection that does not answer."""
@@ -86,7 +53,7 @@ def _tick(state: MemberState, event: Tick) -> MemberState:
 def _link_up(state: MemberState, event: LinkUp) -> MemberState:
     links = (*(link for link in state.links if link != event.server), event.server)
     if state.home == event.server:
-        state = _homeless(state)
+        state = homeless(state)
     return replace(
         state,
         links=links,
@@ -100,7 +67,7 @@ def _link_down(state: MemberState, event: LinkDown) -> MemberState:
         return tuple(name for name in names if name != event.server)
 
     if state.home == event.server:
-        state = _homeless(state)
+        state = homeless(state)
     return replace(
         state,
         links=without(state.links),
@@ -110,183 +77,8 @@ def _link_down(state: MemberState, event: LinkDown) -> MemberState:
     )
 
 
-def _homeless(state: MemberState) -> MemberState:
-    return replace(state, home="", announced=(), arrived=(), refresh_due=False, init_due=False, wanted=-1)
-
-
-def _received(state: MemberState, event: Received) -> MemberState:
-    message, server = event.message, event.server
-    if isinstance(message, VoteRequest):
-        return _vote(state, server, message)
-    if message.epoch < state.epoch:  # type: ignore[attr-defined]
-        return replace(state, fence_due=(*state.fence_due, server))
-    match message:
-        case Welcome():
-            return _welcome(state, server, message)
-        case Rejoin():
-            return _rejoin(state, server, message)
-        case Refused():
-            ours = message.incarnation in (0, state.incarnation)
-            return replace(state, refused=message) if ours else state
-    if server != state.home:
-        return state
-    # the welcomed server may move on to a new epoch by itself, when it detaches its standby
-    return _from_home(replace(state, epoch=message.epoch), message)  # type: ignore[attr-defined]
-
-
-def _from_home(state: MemberState, message: Message) -> MemberState:
-    match message:
-        case Grant():
-            return _grant(state, message)
-        case Accepted():
-            return _fate(state, message.incarnation, message.seq, "accepted")
-        case Discarded():
-            return _fate(state, message.incarnation, message.seq, message.reason)
-        case VersionReady():
-            return _announce(state, message)
-        case InitWanted():
-            return replace(state, init_due=True)
-        case Stop():
-            return _stopping(state, message.reason)
-        case _:
-            return state
-
-
-def _rejoin(state: MemberState, server: str, message: Rejoin) -> MemberState:
-    """What the server knows of this site may be another thing by now: nothing counts before its Welcome."""
-    state = _homeless(state) if server == state.home else _seen(state, message.epoch)
-    due = () if server in state.hello_due else (server,)
-    return replace(state, hello_due=(*state.hello_due, *due))
-
-
-def _stopping(state: MemberState, reason: str) -> MemberState:
-    if state.stop:
-        return state
-    return replace(state, stop=reason, stop_s=state.now_s, left=state.left or not state.attached)
-
-
-def _seen(state: MemberState, epoch: int) -> MemberState:
-    """A server speaks in this epoch. A new one must welcome us before anything else counts."""
-    if epoch <= state.epoch:
-        return state
-    return replace(_homeless(state), epoch=epoch)
-
-
-def _vote(state: MemberState, server: str, request: VoteRequest) -> MemberState:
-    if state.ballot is not None:
-        return state  # one at a time; candidates ask again
-    if not may_vote(state, request):
-        return (
-            replace(state, fence_due=(*state.fence_due, server)) if request.log_epoch < state.epoch else state
-        )
-    return replace(state, ballot=request, ballot_server=server, ballot_begun=False)
-
-
-def may_vote(state: MemberState, request: VoteRequest) -> bool:
-    """One vote per epoch, and none for a server whose log may lack what a later epoch promised."""
-    if request.epoch == state.voted_epoch:
-        return request.candidate == state.voted_for and request.epoch > state.epoch
-    newest = max(state.epoch, state.voted_epoch)
-    return request.epoch > newest and request.log_epoch >= newest
-
-
 def _ballot_durable(state: MemberState, event: BallotDurable) -> MemberState:
     return replace(state, voted_epoch=event.epoch, voted_for=event.candidate)
-
-
-def _welcome(state: MemberState, server: str, message: Welcome) -> MemberState:
-    if message.incarnation != state.incarnation or state.asked.get(server) != message.session:
-        return state
-    state = _homeless(state)
-    pending = state.pending
-    state = replace(
-        state,
-        home=server,
-        asked={name: session for name, session in state.asked.items() if name != server},
-        epoch=message.epoch,
-        start_due=state.start_due or (state.terms is None and state.attached),
-        terms=message.terms,
-        batch_size=message.batch_size,
-        window=message.window,
-        grants=message.grants,
-        pending=replace(pending, uploaded=False) if pending else None,
-        heartbeat_s=state.now_s,
-        refresh_due=state.refreshing,
-        applied_due=False,
-    )
-    if message.fate:
-        state = _fate(state, message.incarnation, message.seq, message.fate)
-    return _reconcile(state, message.admission, message.held)
-
-
-def _reconcile(state: MemberState, admission: int, held: Ranges) -> MemberState:
-    """Leases as the server has them. Work that is no longer ours must not be pushed: the ranks start over."""
-    lost = intersect(state.lost, held)
-    same = admission == state.admission
-    in_flight = state.pending.contribution.ranges if state.pending and same else ()
-    fresh = subtract(subtract(subtract(held, state.work), lost), in_flight)
-    kept = intersect(state.work, held)
-    gone = kept != state.work or (admission != state.admission and bool(state.work))
-    return replace(
-        state,
-        admission=admission,
-        lost=lost,
-        lost_due=bool(lost),  # the Hello this answers may be older than the loss
-        work=union(kept, fresh),
-        unsaid=union(intersect(state.unsaid, kept), fresh),
-        reset_due=state.reset_due or (gone and state.attached),
-    )
-
-
-def _grant(state: MemberState, message: Grant) -> MemberState:
-    state = replace(state, window=message.window)
-    if message.number <= state.grants:
-        return state
-    return replace(
-        state,
-        grants=message.number,
-        work=union(state.work, message.ranges),
-        unsaid=union(state.unsaid, subtract(message.ranges, state.work)),
-        lost=subtract(state.lost, message.ranges),
-    )
-
-
-def _fate(state: MemberState, incarnation: int, seq: int, fate: str) -> MemberState:
-    pending = state.pending
-    if pending is None or incarnation != state.incarnation or seq != pending.contribution.seq:
-        return state
-    if fate == "accepted":
-        state = replace(state, pending=replace(pending, accepted=True))
-        return replace(state, may_push_due=True) if state.left else state
-    if pending.accepted:
-        return state
-    bad = fate == "quarantined"
-    return replace(
-        state,
-        pending=None,
-        forget=(seq, True),
-        may_push_due=True,
-        rebase_due=True,
-        reset_due=state.reset_due or bad,
-        moments_due=state.moments_due or bad,
-    )
-
-
-def _announce(state: MemberState, message: VersionReady) -> MemberState:
-    state = replace(state, window=message.window)
-    full = message.base < 0
-    if message.version < state.version or (
-        message.version == state.version and not (full and state.refreshing)
-    ):
-        return state
-    if any(a.version == message.version and a.base == message.base for a in state.announced):
-        return state
-    newest = state.announced[-1].version if state.announced else state.version
-    if not full and message.base != newest:
-        return replace(state, refreshing=True, refresh_due=True)
-    if full:
-        return replace(state, announced=(message,), arrived=())
-    return replace(state, announced=(*state.announced, message))
 
 
 def _version_arrived(state: MemberState, event: VersionArrived) -> MemberState:
@@ -423,84 +215,18 @@ def _rate(state: MemberState, event: Rate) -> MemberState:
 
 
 def _leaving(state: MemberState, event: Leaving) -> MemberState:
-    return replace(_stopping(state, event.reason), left=True)
+    return replace(stopping(state, event.reason), left=True)
 
 
 def _stop_asked(state: MemberState, event: StopAsked) -> MemberState:
-    return _stopping(state, event.reason)
-
-
-def _issued(state: MemberState, event: Issued) -> MemberState:
-    for action in event.actions:
-        state = _begun(state, action)
-    return state
-
-
-def _begun(state: MemberState, action: Any) -> MemberState:
-    mark = _MARKS.get(type(action))
-    return state if mark is None else mark(state, action)
-
-
-def _offered(state: MemberState, action: OfferBase) -> MemberState:
-    offer = Offer(action.version, action.reset, action.moments)
-    return replace(state, offer=offer, rebase_due=False, reset_due=False, moments_due=False)
-
-
-def _marked_pending(state: MemberState, **changes: bool) -> MemberState:
-    assert state.pending is not None
-    return replace(state, pending=replace(state.pending, **changes))
-
-
-_MARKS: dict[type, Callable[[MemberState, Any], MemberState]] = {
-    Send: lambda state, action: _sent(state, action.server, action.message),
-    GiveWork: lambda state, action: replace(state, unsaid=subtract(state.unsaid, action.ranges)),
-    OfferBase: _offered,
-    Encode: lambda state, action: _marked_pending(state, encoding=True),
-    Upload: lambda state, action: _marked_pending(state, uploaded=True),
-    PersistBallot: lambda state, action: replace(state, ballot_begun=True),
-    UploadInit: lambda state, action: replace(state, init_due=False),
-    Forget: lambda state, action: replace(state, forget=None),
-    Install: lambda state, action: replace(state, installing=action.ready),
-    TellStart: lambda state, action: replace(state, start_due=False),
-    TellPace: lambda state, action: replace(state, told_window=action.inner_steps),
-    TellMayPush: lambda state, action: replace(state, may_push_due=False),
-    TellStop: lambda state, action: replace(state, stop_told=True),
-    TellRefused: lambda state, action: replace(state, exited=True),
-    Exit: lambda state, action: replace(state, exited=True),
-}
-
-
-def _sent(state: MemberState, server: str, message: Message) -> MemberState:
-    match message:
-        case Hello():
-            rest = tuple(name for name in state.hello_due if name != server)
-            asked = {**state.asked, server: message.session}
-            return replace(state, hello_due=rest, session=message.session, asked=asked)
-        case Fenced():
-            return replace(state, fence_due=())
-        case VoteGranted():
-            return replace(state, ballot=None)
-        case Heartbeat():
-            return replace(state, heartbeat_s=state.now_s)
-        case WantWork():
-            return replace(state, wanted=message.grants)
-        case Lost():
-            return replace(state, lost_due=False)
-        case Applied():
-            return replace(state, applied_due=False)
-        case WantRefresh():
-            return replace(state, refresh_due=False)
-        case Goodbye():
-            return replace(state, goodbye_sent=True)
-        case _:
-            return state
+    return stopping(state, event.reason)
 
 
 _HANDLERS: dict[type[AnyEvent], Callable[[MemberState, Any], MemberState]] = {
     Tick: _tick,
     LinkUp: _link_up,
     LinkDown: _link_down,
-    Received: _received,
+    Received: received,
     RanksAttached: _attached,
     RanksGone: _gone,
     Pushed: _pushed,
@@ -513,5 +239,5 @@ _HANDLERS: dict[type[AnyEvent], Callable[[MemberState, Any], MemberState]] = {
     Leaving: _leaving,
     StopAsked: _stop_asked,
     BallotDurable: _ballot_durable,
-    Issued: _issued,
+    Issued: issued,
 }

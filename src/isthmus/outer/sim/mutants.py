@@ -13,8 +13,10 @@ from typing import Any
 import msgspec
 from msgspec.structs import replace
 
+from isthmus.outer.member import hear as member_hear
 from isthmus.outer.messages import VersionReady
 from isthmus.outer.protocol import epoch, leases, records, rounds
+from isthmus.outer.protocol import hear as server_hear
 from isthmus.outer.protocol.records import Book, Merged, SiteRemoved
 from isthmus.outer.protocol.state import Persisted
 from isthmus.outer.ranges import covers, total, union
@@ -108,7 +110,7 @@ def _acknowledge_before_sync(self: server.SimServer, batch: tuple[records.AnyRec
 
 def _no_deduplication(state: Any, event: Any) -> Any:
     contribution = event.contribution
-    return _server_apply._heard(state, event.site, contribution.incarnation, arrived=event)
+    return server_hear._heard(state, event.site, contribution.incarnation, arrived=event)
 
 
 def _decided_again(state: Any, arrived: Any) -> str:
@@ -131,11 +133,11 @@ def _anything_finite_or_not(state: Any, arrived: Any) -> str:
 def _any_epoch(state: Any, event: Any) -> Any:
     lower = getattr(event.message, "epoch", state.epoch) < state.epoch
     if lower and event.server == state.home:
-        return _member_apply._from_home(state, event.message)
+        return member_hear._from_home(state, event.message)
     return _right_received(state, event)
 
 
-_right_received = _member_apply._received
+_right_received = member_hear.received
 
 
 def _merged_stays(book: Book, record: Merged) -> Book:
@@ -162,7 +164,7 @@ def _announce_anything(state: Any, message: VersionReady) -> Any:
     return _right_announce(state, message)
 
 
-_right_announce = _member_apply._announce
+_right_announce = member_hear._announce
 
 
 def _removed_takes_leases_along(book: Book, record: SiteRemoved) -> Book:
@@ -202,7 +204,7 @@ def _settled_when_accepted(state: Any, incarnation: int, seq: int, fate: str) ->
     return replace(state, pending=None, forget=(seq, False), may_push_due=True)
 
 
-_right_fate = _member_apply._fate
+_right_fate = member_hear._fate
 
 
 def _speak_unreplicated(state: Any) -> bool:
@@ -272,7 +274,7 @@ MUTANTS = (
     Mutant(
         name="version_backwards",
         bug="a site takes up an older version that comes late",
-        swaps=((_member_apply, "_announce", _announce_anything),),
+        swaps=((member_hear, "_announce", _announce_anything),),
         config=SimConfig(faults=("bit_flip", "pause_client"), num_faults=14),
     ),
     Mutant(
@@ -304,7 +306,7 @@ MUTANTS = (
     Mutant(
         name="pending_until_accepted",
         bug="a contribution leaves the base when it is acknowledged, not when it is merged",
-        swaps=((_member_apply, "_fate", _settled_when_accepted),),
+        swaps=((member_hear, "_fate", _settled_when_accepted),),
     ),
     Mutant(
         name="forget_lost_ranges",
@@ -321,7 +323,7 @@ MUTANTS = (
     Mutant(
         name="vote_twice",
         bug="a site votes for everybody who asks",
-        swaps=((_member_apply, "may_vote", _vote_always),),
+        swaps=((member_hear, "may_vote", _vote_always),),
         config=_TWO_SERVERS,
     ),
 )
