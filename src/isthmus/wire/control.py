@@ -82,6 +82,18 @@ class Control:
                 self._poll.poll(50)
                 self._flush()
 
+    def hang_up(self, timeout_s: float) -> None:
+        """Says that nothing more comes, and waits until the other side has read all and hung up too."""
+        deadline_s = time.monotonic() + timeout_s
+        with contextlib.suppress(OSError):
+            socket.socket.shutdown(self._sock, socket.SHUT_WR)
+            self._poll.modify(self._sock, select.POLLIN)
+            while (left_s := deadline_s - time.monotonic()) > 0:
+                self._poll.poll(left_s * 1000)
+                with contextlib.suppress(BlockingIOError, ssl.SSLWantReadError):
+                    if not self._sock.recv_into(self._buffer):
+                        return
+
     def close(self) -> None:
         for sock in (self._awake, self._waker):
             sock.close()

@@ -89,6 +89,8 @@ class Link:
             _log.exception("a handler failed")
             self.end(f"handler failed: {error!r}")
         self._control.drain(_FLUSH_S)
+        if self.asked_to_end:
+            self._control.hang_up(_FLUSH_S)
         self._finish()
         return self._ending
 
