@@ -44,7 +44,7 @@ class Control:
         self._sock.setblocking(False)
 
     def queue(self, frame: bytes) -> bool:
-        """False when the other side reads so slowly that the queue is full: the link is then as good as dead."""
+        """False when the other side reads so slowly that the queue is full: the link is as good as dead."""
         with self._lock:
             if len(self._out) >= MAX_QUEUED_FRAMES or self._queued_bytes + len(frame) > MAX_QUEUED_BYTES:
                 return False

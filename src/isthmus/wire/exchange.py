@@ -1,7 +1,7 @@
 """Transfers of one peer in both directions: the pure halves of `transfer`, with payloads, buffers and a lock.
 
-Outlives connections. The control thread feeds it frames, stream threads take chunks to send and places to read
-chunks into. Callbacks of the application run without the lock.
+Outlives connections. The control thread feeds it frames, stream threads take chunks to send and places to
+read chunks into. Callbacks of the application run without the lock.
 """
 
 import struct

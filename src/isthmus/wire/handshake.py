@@ -65,7 +65,7 @@ def call(
 ) -> tuple[Channel, Welcome, float]:
     """Dials, proves who we are and is let in. Returns channel, welcome and (their clock - ours) in seconds.
 
-    Raises AuthError where trying again is no use (certificate, token, version), UnreachableError where it may be.
+    Raises AuthError where trying again is no use (certificate, token, version), UnreachableError elsewhere.
     """
     where = format_address(address)
     if isinstance(party, Plain):
@@ -118,8 +118,8 @@ def call(
 def answer(
     sock: socket.socket, party: ServerTls | Plain, context: ssl.SSLContext | None, timing: Timing
 ) -> tuple[Channel, Hello]:
-    """The server's half, up to a hello whose site is proven. Raises AuthError, FrameError or OSError, the socket
-    then being closed; whatever can be told to the caller has been told."""
+    """The server's half, up to a hello whose site is proven. Raises AuthError, FrameError or OSError, the
+    socket then being closed; whatever can be told to the caller has been told."""
     try:
         sock.settimeout(timing.handshake_s)
         sock.sendall(encode_preamble(timing.clock.wall_s()))
@@ -199,7 +199,7 @@ def _read_preamble(sock: socket.socket) -> Preamble:
 
 
 def _let_go(sock: socket.socket) -> None:
-    """Closes so that the last words (a refusal, a TLS alert) arrive: a close over unread bytes would reset."""
+    """Closes so that the last words (a refusal, a TLS alert) arrive: closing over unread bytes would reset."""
     deadline_s = time.monotonic() + 1.0
     with contextlib.suppress(OSError):
         sock.settimeout(0.25)
