@@ -6,6 +6,10 @@ from isthmus.outer.protocol.records import AnyRecord, RangeGranted, RangesReturn
 from isthmus.outer.protocol.state import ServerState
 from isthmus.outer.ranges import Ranges, intersect, take, total, union
 
+TAIL_PARTS = 8
+"""At the end of the budget a lease is still this part of a window, so that asking does not cost more than
+working.
+"""
 ROUNDS_AHEAD = 2
 """strict: windows a site holds, the one it works on included."""
 
@@ -55,8 +59,8 @@ def _elastic(state: ServerState) -> list[AnyRecord]:
         batch = state.config.batch_size(name)
         held = total(site.held)
         size = min(peer.want.samples, _fair_cap(state, name) - held) // batch * batch
-        if size <= 0 and held == 0:
-            size = batch
+        if size <= 0 and held <= batch:
+            size = batch * max(1, window(state, name) // TAIL_PARTS)
         if size > 0:
             return [RangeGranted(site=name, ranges=_sorted_take(left, size))]
     return []
