@@ -18,7 +18,6 @@ from isthmus.outer.messages import (
     Heartbeat,
     Hello,
     Identity,
-    InitWanted,
     Lost,
     Refused,
     Rejoin,
@@ -36,12 +35,13 @@ from isthmus.outer.ranges import total
 
 IDENTITY = Identity(model_hash="m", data_hash="d", code_version="1", layout_hash="l")
 SESSIONS = count(1)
+SEEDED = records.Book(hash="h0")
 
 
 class Server:
     """Drives the machine as an executor with an instant disk would."""
 
-    def __init__(self, log=(), now_s=0.0, initial=True, **config):
+    def __init__(self, log=(), now_s=0.0, **config):
         defaults = {"sites": ("a", "b"), "identity": IDENTITY, "terms": Terms(budget=120, inner_steps=4)}
         self.config = ServerConfig(**{**defaults, **config})
         self.log = list(log)
@@ -49,10 +49,8 @@ class Server:
         self.other = []
         self.disk_full = False
         self.now_s = now_s
-        self.state = protocol.start(self.config, records.replay(self.log), now_s)
+        self.state = protocol.start(self.config, records.replay(self.log, SEEDED), now_s)
         self.settle()
-        if initial and not self.book.hash:
-            self.feed(state.InitArrived("h0"))
 
     @property
     def book(self):
@@ -177,16 +175,6 @@ def test_a_site_outside_the_fleet_is_refused():
     server = Server()
     server.join("z")
     assert "not in the fleet" in server.heard(Refused)[0].reason
-
-
-def test_initial_parameters_are_asked_of_one_site():
-    server = Server(initial=False)
-    server.join("a", version=-1)
-    server.join("b", version=-1)
-    assert len(server.heard(InitWanted)) == 1
-    assert not server.heard(VersionReady)
-    server.feed(state.InitArrived("h0"))
-    assert {message.hash for message in server.heard(VersionReady)} == {"h0"}
 
 
 def test_a_site_that_has_the_version_is_not_sent_it():
@@ -440,9 +428,9 @@ def test_replay_gives_the_same_book():
     server.want("a")
     server.push("a", seq=2)
     server.hear("b", Goodbye(incarnation=1, reason="left"))
-    assert records.replay(server.log) == server.book
+    assert records.replay(server.log, SEEDED) == server.book
     encoded = [records.encode_record(record) for record in server.log]
-    assert records.replay([records.decode_record(data) for data in encoded]) == server.book
+    assert records.replay([records.decode_record(data) for data in encoded], SEEDED) == server.book
     packed = msgspec.msgpack.encode(server.book)
     assert msgspec.msgpack.decode(packed, type=records.Book) == server.book
     records.check(server.book)

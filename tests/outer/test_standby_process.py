@@ -231,7 +231,7 @@ def check_log(run: RunDir) -> records.Book:
     wal = Wal(DiskStore(), run.server / "wal")
     log = [records.decode_record(entry.record) for entry in wal.replay()]
     wal.close()
-    book = records.replay(log)
+    book = records.replay(log, records.Book())
     records.check(book)
     accepted = [entry.contribution for entry in log if isinstance(entry, records.ContributionAccepted)]
     merged = [key for entry in log if isinstance(entry, records.Merged) for key in entry.contributions]

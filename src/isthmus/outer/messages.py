@@ -127,14 +127,6 @@ class Commit(Message, frozen=True, kw_only=True):
     contribution: Contribution
 
 
-class InitCommit(Message, frozen=True, kw_only=True):
-    """The initial parameters, fp32, are on their way in these fragments (answer to `InitWanted`)."""
-
-    incarnation: int
-    hash: str
-    fragments: tuple[Fragment, ...]
-
-
 class Lost(Message, frozen=True, kw_only=True):
     incarnation: int
     admission: int
@@ -251,12 +243,6 @@ class SeedWanted(Message, frozen=True, kw_only=True):
     """This server has no weights yet: send yours."""
 
 
-class InitWanted(Message, frozen=True, kw_only=True):
-    """The server has no parameters yet; this site's initial ones become version 0."""
-
-    epoch: int
-
-
 class Rejoin(Message, frozen=True, kw_only=True):
     """The server does not count this site as a member (any more): say Hello again."""
 
@@ -320,12 +306,11 @@ class Records(Message, frozen=True, kw_only=True):
 
 
 ToServer = (
-    Hello | WantWork | Heartbeat | Commit | InitCommit | Lost | Applied | WantRefresh | Goodbye | Fenced |
+    Hello | WantWork | Heartbeat | Commit | Lost | Applied | WantRefresh | Goodbye | Fenced |
     VoteGranted | Seed
 )  # fmt: skip
 ToSite = (
-    Welcome | Refused | Grant | Accepted | Discarded | VersionReady | InitWanted | Rejoin | Stop | VoteRequest |
-    SeedWanted
+    Welcome | Refused | Grant | Accepted | Discarded | VersionReady | Rejoin | Stop | VoteRequest | SeedWanted
 )  # fmt: skip
 BetweenServers = Replica | Copy | Records | Stop
 AnyMessage = ToServer | ToSite | BetweenServers
@@ -335,11 +320,6 @@ def version_key(message: VersionReady, fragment: int) -> str:
     """Transport key of one fragment of a version on its way down."""
     kind = "full" if message.base < 0 else "delta"
     return f"{kind}/{message.epoch}/{message.version}/{fragment}"
-
-
-def init_key(site: str, incarnation: int, fragment: int) -> str:
-    """Transport key of one fragment of the initial parameters on their way up."""
-    return f"init/{site}/{incarnation}/{fragment}"
 
 
 def copy_key(number: str, name: str) -> str:

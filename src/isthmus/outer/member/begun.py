@@ -23,7 +23,6 @@ from isthmus.outer.member.state import (
     TellStart,
     TellStop,
     Upload,
-    UploadInit,
 )
 from isthmus.outer.messages import (
     Applied,
@@ -68,7 +67,6 @@ _MARKS: dict[type, Callable[[MemberState, Any], MemberState]] = {
     Encode: lambda state, action: _marked_pending(state, encoding=True),
     Upload: lambda state, action: _marked_pending(state, uploaded=True),
     PersistBallot: lambda state, action: replace(state, ballot_begun=True),
-    UploadInit: lambda state, action: replace(state, init_due=False),
     Forget: lambda state, action: replace(state, forget=None),
     Install: lambda state, action: replace(state, installing=action.ready),
     TellStart: lambda state, action: replace(state, start_due=False),

@@ -10,7 +10,6 @@ from isthmus.outer.messages import (
     Accepted,
     Discarded,
     Grant,
-    InitWanted,
     Message,
     Refused,
     Rejoin,
@@ -23,7 +22,7 @@ from isthmus.outer.ranges import Ranges, intersect, subtract, union
 
 
 def homeless(state: MemberState) -> MemberState:
-    return replace(state, home="", announced=(), arrived=(), refresh_due=False, init_due=False, wanted=-1)
+    return replace(state, home="", announced=(), arrived=(), refresh_due=False, wanted=-1)
 
 
 def received(state: MemberState, event: Received) -> MemberState:
@@ -56,8 +55,6 @@ def _from_home(state: MemberState, message: Message) -> MemberState:
             return _fate(state, message.incarnation, message.seq, message.reason)
         case VersionReady():
             return _announce(state, message)
-        case InitWanted():
-            return replace(state, init_due=True)
         case Stop():
             return stopping(state, message.reason)
         case _:

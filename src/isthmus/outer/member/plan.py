@@ -28,7 +28,6 @@ from isthmus.outer.member.state import (
     TellStart,
     TellStop,
     Upload,
-    UploadInit,
 )
 from isthmus.outer.messages import (
     Applied,
@@ -177,10 +176,6 @@ def upload(state: MemberState) -> AnyAction | None:
     return Upload(state.home, pending.contribution)
 
 
-def upload_init(state: MemberState) -> AnyAction | None:
-    return UploadInit(state.home) if state.init_due and state.home and state.attached else None
-
-
 # ---- versions
 
 
@@ -272,6 +267,6 @@ def leave(state: MemberState) -> AnyAction | None:
 
 
 RULES: tuple[Callable[[MemberState], AnyAction | None], ...] = (
-    fence, vote, hello, forget, encode, upload, upload_init, install, confirm, want_refresh, tell_start,
+    fence, vote, hello, forget, encode, upload, install, confirm, want_refresh, tell_start,
     tell_pace, offer_base, give_work, tell_may_push, report_lost, want_work, heartbeat, tell_stop, leave,
 )  # fmt: skip

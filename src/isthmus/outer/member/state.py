@@ -87,7 +87,6 @@ class MemberState(msgspec.Struct, frozen=True, kw_only=True):
     installing: VersionReady | None = None
     applied_due: bool = False
     refresh_due: bool = False
-    init_due: bool = False
     refreshing: bool = False
     # ranks
     attached: bool = False
@@ -249,12 +248,6 @@ class Upload(Action, frozen=True):
     contribution: Contribution
 
 
-class UploadInit(Action, frozen=True):
-    """Put the initial parameters' fragments (keys: `init_key`), send `InitCommit`."""
-
-    server: str
-
-
 class Forget(Action, frozen=True):
     """Contribution `seq` found its end: drop its dequantised value; if discarded, error feedback := the
     old one."""
@@ -324,6 +317,6 @@ class Exit(Action, frozen=True):
 
 
 AnyAction = (
-    Send | Encode | Upload | UploadInit | Forget | Install | OfferBase | TellStart | GiveWork | TellPace |
+    Send | Encode | Upload | Forget | Install | OfferBase | TellStart | GiveWork | TellPace |
     TellMayPush | TellStop | TellRefused | PersistBallot | Exit
 )  # fmt: skip

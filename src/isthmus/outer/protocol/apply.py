@@ -24,7 +24,6 @@ from isthmus.outer.protocol.rounds import expected
 from isthmus.outer.protocol.state import (
     AnyEvent,
     Arrived,
-    InitArrived,
     Issued,
     Live,
     MergeDone,
@@ -188,17 +187,12 @@ def _stop_asked(state: ServerState, event: StopAsked) -> ServerState:
     return with_live(state, stopping=state.live.stopping or event.reason)
 
 
-def _init_arrived(state: ServerState, event: InitArrived) -> ServerState:
-    return state if state.book.hash else with_live(state, init_hash=event.hash)
-
-
 _HANDLERS: dict[type[AnyEvent], Callable[[ServerState, Any], ServerState]] = {
     Tick: _tick,
     PeerUp: _up,
     PeerDown: _down,
     Received: received,
     Arrived: arrived,
-    InitArrived: _init_arrived,
     Issued: issued,
     Persisted: _persisted,
     PersistFailed: _persist_failed,

@@ -6,7 +6,6 @@ from isthmus.outer.messages import (
     Accepted,
     Discarded,
     Grant,
-    InitWanted,
     Message,
     Refused,
     Rejoin,
@@ -76,7 +75,6 @@ def _sent(state: ServerState, site: str, message: Message) -> ServerState:
                 grants_sent=message.grants,
                 fate_due=False,
                 refresh=False,
-                init_asked=False,
                 sent_version=held,
                 applied_version=held,
                 stop_sent=False,
@@ -92,8 +90,6 @@ def _sent(state: ServerState, site: str, message: Message) -> ServerState:
             )
         case Rejoin():
             return with_peer(state, site, rejoin_due=False)
-        case InitWanted():
-            return with_peer(state, site, init_asked=True)
         case Stop():
             return with_peer(state, site, stop_sent=True)
         case VoteRequest():

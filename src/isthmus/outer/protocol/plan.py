@@ -16,7 +16,6 @@ from isthmus.outer.messages import (
     Accepted,
     Discarded,
     Grant,
-    InitWanted,
     Message,
     Refused,
     Rejoin,
@@ -25,7 +24,7 @@ from isthmus.outer.messages import (
     Welcome,
 )
 from isthmus.outer.protocol import epoch, leases, rounds
-from isthmus.outer.protocol.records import AnyRecord, Initialised, SiteAdmitted
+from isthmus.outer.protocol.records import AnyRecord, SiteAdmitted
 from isthmus.outer.protocol.state import AnyAction, Finish, Peer, Persist, Publish, Send, ServerState
 
 VERSIONS_AHEAD = 2
@@ -102,11 +101,6 @@ def admit(state: ServerState) -> list[AnyRecord]:
     return []
 
 
-def initialise(state: ServerState) -> list[AnyRecord]:
-    book, live = state.book, state.live
-    return [Initialised(hash=live.init_hash)] if live.init_hash and not book.hash else []
-
-
 def refusal(state: ServerState, name: str) -> Refused | None:
     """Why this site's Hello cannot be answered with a Welcome."""
     config, hello = state.config, state.live.peers[name].hello
@@ -149,7 +143,6 @@ def _outdated(state: ServerState, incarnation: int) -> Refused:
 DECISIONS: tuple[Callable[[ServerState], list[AnyRecord]], ...] = (
     rounds.merged,
     rounds.fates,
-    initialise,
     admit,
     leases.returns,
     leases.grants,
@@ -225,19 +218,10 @@ def give_work(state: ServerState, name: str, peer: Peer) -> Message | None:
     )
 
 
-def ask_init(state: ServerState, name: str, peer: Peer) -> Message | None:
-    """Of one connected site at a time."""
-    live = state.live
-    if state.book.hash or live.init_hash or any(p.init_asked and p.welcomed for p in live.peers.values()):
-        return None
-    first = min(other for other, p in live.peers.items() if p.welcomed)
-    return InitWanted(epoch=state.book.epoch) if name == first else None
-
-
 def give_version(state: ServerState, name: str, peer: Peer) -> Message | None:
     """The next delta of an unbroken chain, or the newest version in full."""
     book, live = state.book, state.live
-    if not book.hash or (peer.sent_version == book.version and not peer.refresh):
+    if peer.sent_version == book.version and not peer.refresh:
         return None
     if not book.history:
         first = peer.refresh or peer.sent_version < 0
@@ -275,7 +259,6 @@ def tell_stop(state: ServerState, name: str, peer: Peer) -> Message | None:
 PROMISES: tuple[Callable[[ServerState, str, Peer], Message | None], ...] = (
     tell_fate,
     give_work,
-    ask_init,
     give_version,
     tell_stop,
 )

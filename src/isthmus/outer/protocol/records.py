@@ -38,12 +38,6 @@ class StandbyAttached(Record, frozen=True, kw_only=True):
     name: str
 
 
-class Initialised(Record, frozen=True, kw_only=True):
-    """Version 0, written and synced with its bytes."""
-
-    hash: str
-
-
 class SiteAdmitted(Record, frozen=True, kw_only=True):
     """Also a new incarnation of a known site: what the old one held returns."""
 
@@ -105,7 +99,7 @@ class Merged(Record, frozen=True, kw_only=True):
 
 
 AnyRecord = (
-    ServerStarted | StandbyAttached | Initialised | SiteAdmitted | SiteRemoved | RangeGranted | RoundGranted
+    ServerStarted | StandbyAttached | SiteAdmitted | SiteRemoved | RangeGranted | RoundGranted
     | RangesReturned | ContributionAccepted | ContributionDiscarded | Merged
 )  # fmt: skip
 
@@ -153,7 +147,7 @@ class Book(msgspec.Struct, frozen=True, kw_only=True):
     standby: str = ""
     version: int = 0
     hash: str = ""
-    """Hash of the published parameters of `version`; '' before there are any."""
+    """Hash of the published parameters of `version`; of the first weights before any record."""
     sites: dict[str, SiteBook] = {}
     members: tuple[str, ...] = ()
     """Sites that are in, sorted."""
@@ -200,10 +194,6 @@ def _started(book: Book, record: ServerStarted) -> Book:
 
 def _attached(book: Book, record: StandbyAttached) -> Book:
     return replace(book, standby=record.name)
-
-
-def _initialised(book: Book, record: Initialised) -> Book:
-    return replace(book, hash=record.hash)
 
 
 def _admitted(book: Book, record: SiteAdmitted) -> Book:
@@ -314,7 +304,6 @@ def _merged(book: Book, record: Merged) -> Book:
 _FOLDS = {
     ServerStarted: _started,
     StandbyAttached: _attached,
-    Initialised: _initialised,
     SiteAdmitted: _admitted,
     SiteRemoved: _removed,
     RangeGranted: _granted,
@@ -326,9 +315,8 @@ _FOLDS = {
 }
 
 
-def replay(records: list[AnyRecord], book: Book | None = None) -> Book:
-    """Folds a log, or what follows a snapshot's book."""
-    book = book or Book()
+def replay(records: list[AnyRecord], book: Book) -> Book:
+    """Folds a log that begins after this book (of the first weights, or a snapshot's)."""
     for record in records:
         book = fold(book, record)
     return book

@@ -55,7 +55,6 @@ class Peer(msgspec.Struct, frozen=True, kw_only=True):
     grants_sent: int = 0
     fate_due: bool = False
     refresh: bool = False
-    init_asked: bool = False
     sent_version: int = -1
     applied_version: int = -1
     stop_sent: bool = False
@@ -83,8 +82,6 @@ class Live(msgspec.Struct, frozen=True, kw_only=True):
     delta_floor: int = 0
     """Deltas to versions above this one are at hand."""
     published: int = 0
-    init_hash: str = ""
-    """Of initial parameters that are here and not durable yet."""
     quorum_s: float | None = None
     """Since when a quorum of contributions waits."""
     last_quorum_s: float | None = None
@@ -152,12 +149,6 @@ class Arrived(Event, frozen=True):
     norm: float
 
 
-class InitArrived(Event, frozen=True):
-    """Initial parameters are here: from a site that was asked, or the executor had them from the start."""
-
-    hash: str
-
-
 class Issued(Event, frozen=True):
     """The executor has begun these actions (a Send: handed to the connection)."""
 
@@ -196,7 +187,7 @@ class ReplicaDown(Event, frozen=True):
 
 
 AnyEvent = (
-    Tick | PeerUp | PeerDown | Received | Arrived | InitArrived | Issued | Persisted | PersistFailed |
+    Tick | PeerUp | PeerDown | Received | Arrived | Issued | Persisted | PersistFailed |
     MergeDone | StopAsked | ReplicaHeard | ReplicaDown
 )  # fmt: skip
 

@@ -10,7 +10,6 @@ from isthmus.outer.messages import (
     Commit,
     Contribution,
     Hello,
-    InitCommit,
     Message,
     Replica,
     VersionReady,
@@ -19,7 +18,7 @@ from isthmus.outer.messages import (
 )
 from isthmus.outer.protocol import records, state
 from isthmus.outer.sim import numbers
-from isthmus.outer.sim.checks import InvariantError
+from isthmus.outer.sim.checks import SEEDED, InvariantError
 from isthmus.outer.sim.network import Link, Process
 
 if TYPE_CHECKING:
@@ -95,7 +94,7 @@ class SimServer:
     def _load(self) -> records.Book:
         """Replays the disk: the same records must give the same numbers."""
         self.payloads: dict[tuple[str, int, int], numbers.Vector] = {}
-        book, self.master = records.Book(), numbers.Master()
+        book, self.master = SEEDED, numbers.Master()
         if self.disk.snapshot is not None:
             book, master, payloads = self.disk.snapshot
             self.master, self.payloads = master.copy(), dict(payloads)
@@ -286,8 +285,6 @@ class SimServer:
                 self._feed_standby(standby.Voted(name, message.epoch, message.candidate))
             elif isinstance(message, Hello) and name in self.connected:
                 self.connected[name] = message
-        elif isinstance(message, InitCommit):
-            self.feed(state.InitArrived(message.hash))
         elif isinstance(message, Commit):
             self.commits[message.contribution.id] = message.contribution
             self._complete(message.contribution)

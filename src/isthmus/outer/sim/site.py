@@ -9,7 +9,6 @@ from isthmus.outer.member import state
 from isthmus.outer.messages import (
     Commit,
     Fragment,
-    InitCommit,
     VersionReady,
     VoteRequest,
     contribution_key,
@@ -112,11 +111,6 @@ class SimSite:
                 self._encode(action.seq)
             case state.Upload():
                 self._upload(action)
-            case state.UploadInit():
-                commit = InitCommit(
-                    incarnation=self.incarnation, hash=numbers.digest(numbers.zeros()), fragments=()
-                )
-                self.links[action.server].send(self, ("msg", commit))
             case state.Forget():
                 self._forget(action)
             case state.Install():
