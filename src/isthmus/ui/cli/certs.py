@@ -30,7 +30,7 @@ def init(folder: Path, *, site: Sites, server_host: Hosts | None = None, json_: 
     folder
         Where to put them.
     site
-        Name of a site; may be given again.
+        Name of a site, or 'standby' for a standby server; may be given again.
     server_host
         Host name or address to write into the server's certificate, for other TLS tools; may be given again.
     json_
