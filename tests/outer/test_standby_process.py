@@ -143,7 +143,7 @@ class Fleet:
         outer = OuterSpec(
             inner_steps=2,
             standby_timeout=Seconds(2.0),
-            site_timeout=Seconds(5.0),
+            site_timeout=Seconds(3.0),
             outage_reserve=Seconds(0.0),
         )
         spec = RunSpec(train=TrainSpec(tokens=Count(4_000_000), batch_size=4), outer=outer)
@@ -241,8 +241,8 @@ def check_log(run: RunDir) -> records.Book:
     return book
 
 
-def stands_by(run: RunDir) -> bool:
-    return any("stands by" in getattr(event, "text", "") for event in Reader(run.path).poll())
+def stands_by(run: RunDir, times: int = 1) -> bool:
+    return sum("stands by" in getattr(event, "text", "") for event in Reader(run.path).poll()) >= times
 
 
 def test_a_standby_takes_over_by_vote_and_fences_the_old_server(start):
@@ -273,6 +273,26 @@ def test_a_standby_takes_over_by_vote_and_fences_the_old_server(start):
     book = check_log(fleet.run.standby)
     assert book.version >= max(site.newest for site in fleet.sites)
     assert book.standby == ""
+
+
+def test_a_lost_standby_is_voted_off_and_comes_back_with_a_new_replica(start):
+    fleet = start("a", "b")
+    primary = fleet.serve()
+    first = fleet.address(fleet.run)
+    standby = fleet.stand_by(first)
+    fleet.join(first)
+    fleet.wait(lambda: stands_by(fleet.run))
+    standby.kill()
+    standby.wait()
+    fleet.advance()
+
+    returned = fleet.stand_by(first)
+    fleet.wait(lambda: stands_by(fleet.run, times=2))
+    fleet.advance()
+    fleet.end(primary)
+    words, _ = returned.communicate(timeout=PATIENCE_S)
+    assert returned.returncode == 0, words
+    assert check_log(fleet.run.standby) == check_log(fleet.run)
 
 
 def test_a_copy_is_promoted_by_hand_and_fences_the_old_server(start, tmp_path):
