@@ -199,7 +199,7 @@ def _read_preamble(sock: socket.socket) -> Preamble:
 
 
 def _let_go(sock: socket.socket) -> None:
-    """Closes so that the last words (a refusal, an alert) arrive: closing over unread bytes would reset."""
+    """Closes so that the last words (a refusal, an alert) arrive: else unread bytes reset the line."""
     deadline_s = time.monotonic() + 1.0
     with contextlib.suppress(OSError):
         sock.settimeout(0.25)
