@@ -65,14 +65,12 @@ def train(name: str, server: str, certs: str) -> None:
             if not samples:
                 site.poll()
                 continue
-            start = time.monotonic()
             tokens = text.batch(samples)
             loss = model(input_ids=tokens, labels=tokens).loss
             loss.backward()
             optimizer.step()
             optimizer.zero_grad()
-            seconds = time.monotonic() - start
-            site.step(tokens=tokens.numel(), samples=samples, busy_s=seconds)  # isthmus: push or take up
+            site.step(tokens=tokens.numel(), samples=samples)  # isthmus: push or take up
             steps += 1
             if steps % 20 == 0:
                 print(f"{name}: step {steps}, loss {loss.item():.3f}, version {site.version}", flush=True)

@@ -26,7 +26,7 @@ class SiteFigures(msgspec.Struct, frozen=True, kw_only=True):
     waiting_share: float
     """Of its time in steps."""
     inner_steps: int
-    """Steps in its last push; 0 before the first."""
+    """Steps in a push on the average; 0 before the first."""
     pushes: int
     merged: int
     quarantined: int
@@ -130,7 +130,6 @@ def _overall(view: RunView) -> tuple[int, float]:
 
 
 def _site_figures(view: RunView, site: SiteView, now_s: float) -> SiteFigures:
-    tokens_per_step = _ratio(site.tokens, site.steps)
     return SiteFigures(
         name=site.name,
         state=site_state(view, site, now_s),
@@ -142,7 +141,7 @@ def _site_figures(view: RunView, site: SiteView, now_s: float) -> SiteFigures:
         recent_tokens_per_s=_recent_rate(site, now_s if not view.finished else site.last_s),
         compute_tokens_per_s=_ratio(site.tokens, site.compute_s),
         waiting_share=_ratio(site.wait_s, site.wait_s + site.compute_s),
-        inner_steps=round(_ratio(site.pushed_tokens, tokens_per_step)),
+        inner_steps=round(_ratio(site.steps, site.pushes)),
         pushes=site.pushes,
         merged=site.merged,
         quarantined=site.quarantined,

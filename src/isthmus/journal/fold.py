@@ -183,7 +183,6 @@ def _contribution_received(view: RunView, event: events.ContributionReceived) ->
         view,
         event.site,
         pushes=site.pushes + 1,
-        pushed_tokens=event.tokens,
         payload_up=site.payload_up + event.bytes_up,
     )
 

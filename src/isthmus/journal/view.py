@@ -100,8 +100,6 @@ class SiteView(msgspec.Struct, frozen=True, kw_only=True):
     merged: int = 0
     """Pushes that went into a version."""
     quarantined: int = 0
-    pushed_tokens: int = 0
-    """Tokens of the last push."""
     payload_up: int = 0
     """Bytes of pushes and versions alone, without framing."""
     payload_down: int = 0

@@ -149,6 +149,7 @@ class Site(AbstractContextManager["Site"]):
         self.delay = -1
         self.wait_s = 0.0
         """Seconds spent waiting for leases or versions so far."""
+        self._lap = (time.monotonic(), 0.0)
 
     def __enter__(self) -> "Site":
         try:
@@ -184,6 +185,7 @@ class Site(AbstractContextManager["Site"]):
         self._wait_until(lambda: self._base is not None, "the first parameters")
         self._take_up()
         self._reset = False
+        self._lap = (time.monotonic(), self.wait_s)
 
     def _rejoin(self) -> None:
         """The client died: attach to the one that is started in its place."""
@@ -262,7 +264,7 @@ class Site(AbstractContextManager["Site"]):
         tokens: int,
         samples: Iterable[ranges.Range] = (),
         group_tokens: Iterable[int] = (),
-        busy_s: float = 0.0,
+        busy_s: float | None = None,
     ) -> bool:
         """Call after each optimizer step. True if the parameters were changed here (a version was taken up).
 
@@ -270,12 +272,12 @@ class Site(AbstractContextManager["Site"]):
             tokens: tokens of this step, over all ranks of the site.
             samples: what `take` gave for it.
             group_tokens: tokens routed to each expert group in this step.
-            busy_s: seconds of this step, waiting not counted.
+            busy_s: seconds of this step, waiting not counted; by default the time since the last one.
         """
         window = self._window
         window.steps += 1
         window.tokens += tokens
-        window.busy_s += busy_s
+        window.busy_s += self._lap_s() if busy_s is None else busy_s
         window.samples.extend(samples)
         window.add_groups(group_tokens)
         self._since_push += 1
@@ -284,6 +286,13 @@ class Site(AbstractContextManager["Site"]):
         except bridge.LineClosedError:
             self._rejoin()
             return True
+
+    def _lap_s(self) -> float:
+        """Seconds since the last lap that were not spent waiting here."""
+        now_s, waited_s = time.monotonic(), self.wait_s
+        lap_s = (now_s - self._lap[0]) - (waited_s - self._lap[1])
+        self._lap = (now_s, waited_s)
+        return lap_s
 
     def _step_done(self) -> bool:
         if not self._rate_told and self._window.steps == _RATE_STEPS:
