@@ -261,6 +261,7 @@ def fleet(tmp_path, certificates, monkeypatch):
 
     def make(**changes):
         opened.append(Fleet(tmp_path, certificates, **changes).serve())
+        opened[-1].monkeypatch = monkeypatch
         return opened[-1]
 
     yield make
@@ -356,6 +357,27 @@ def test_a_wrong_certificate_reaches_the_ranks(fleet, tmp_path, certificates, wr
     run.wait(lambda: rank.refused and "a" in run.ends)
     assert isinstance(run.ends["a"], AuthError)
     assert rank.refused.hint
+
+
+def test_a_site_far_behind_catches_up(fleet):
+    """One that takes nothing up while the others make more versions than the server keeps deltas of."""
+    run = fleet()
+    slow = run.site("a")
+    run.wait(lambda: slow.resets)
+    busy = threading.Event()
+    client, real = run.clients["a"], Client._do_install
+
+    def install(self, action):
+        if self is client:
+            busy.wait(20.0)
+        return real(self, action)
+
+    run.monkeypatch.setitem(client_module._EXECUTE, client_module.machine.Install, install)
+    run.site("b")
+    run.wait(lambda: run.ledger.book.version >= 13)
+    busy.set()
+    assert run.finish() == "budget"
+    assert run.hashes("a")[run.ledger.book.version] == run.ledger.book.hash
 
 
 def test_the_server_dies_and_comes_back(fleet, tmp_path, certificates):

@@ -215,14 +215,27 @@ def test_the_log_is_cut_when_snapshots_hold_it(store, monkeypatch):
 def test_deltas_are_at_hand_for_the_last_versions(store):
     owner = Owner(store)
     sites = [part.view(np.float32).copy() for part in owner.ledger.published()]
-    for seq in range(1, 8):
+    last = DELTAS_KEPT + 3
+    for seq in range(1, last + 1):
         owner.round(seq)
         for payload, part in zip(owner.ledger.delta(seq), sites, strict=True):
             codecs.take_up("int8", payload, 16, part)
     assert b"".join(part.tobytes() for part in sites) == owner.published
-    assert owner.ledger.oldest_base == 7 - DELTAS_KEPT
+    assert owner.ledger.oldest_base == last - DELTAS_KEPT
     with pytest.raises(KeyError):
-        owner.ledger.delta(7 - DELTAS_KEPT)
+        owner.ledger.delta(last - DELTAS_KEPT)
+
+
+def test_every_delta_the_machine_may_send_is_at_hand(store):
+    """Also while the next version is computed and not durable."""
+    owner = Owner(store)
+    for seq in range(1, 15):
+        owner.accept(seq)
+        book = owner.ledger.book
+        owner.ledger.merge(merging(book.version + 1, book.accepted))
+        for facts in book.history:
+            assert owner.ledger.delta(facts.version)
+        owner.merge()
 
 
 def test_computing_a_merge_twice_changes_nothing(store):

@@ -23,6 +23,7 @@ from isthmus.outer.merge import MasterState, Push, Rule, merge, norm, publish
 from isthmus.outer.messages import Contribution, Identity
 from isthmus.outer.protocol import ServerConfig
 from isthmus.outer.protocol.records import (
+    HISTORY,
     AnyRecord,
     Book,
     ContributionAccepted,
@@ -39,8 +40,10 @@ from isthmus.outer.weights import Share
 from isthmus.spec.run import OuterSpec
 from isthmus.wire import codecs
 
-DELTAS_KEPT = 4
-"""Versions whose deltas stay in memory, for sites that are a little behind."""
+DELTAS_KEPT = HISTORY + 1
+"""Versions whose deltas stay in memory, for sites that are a little behind: those the machine may send, and
+the one being merged.
+"""
 _CHECK_BYTES = 8
 
 
