@@ -192,11 +192,15 @@ class Client:
             case machine.Received(server=server, message=messages.SeedWanted()):
                 self._seed(server)
             case _:
-                if isinstance(event, machine.Received) and isinstance(event.message, messages.VersionReady):
-                    ready = event.message
-                    self._announced[ready.version, ready.base] = (ready, self._clock.now_s())
                 self._feed(event)
+                if isinstance(event, machine.Received) and isinstance(event.message, messages.VersionReady):
+                    self._announce(event.message)
                 self._check_versions()
+
+    def _announce(self, ready: messages.VersionReady) -> None:
+        """Only what the machine heeds: one of a lower epoch has the same numbers and other fragments."""
+        if self._state is not None and ready in self._state.announced:
+            self._announced[ready.version, ready.base] = (ready, self._clock.now_s())
 
     def _feed(self, event: machine.AnyEvent) -> None:
         if self._state is None:

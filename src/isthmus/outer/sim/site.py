@@ -61,7 +61,6 @@ class SimSite:
         self.sent: dict[int, numbers.Vector] = {}
         self.upload: dict[int, numbers.Vector] = {}
         self.halves: dict[str, numbers.Vector] = {}
-        self.ready: dict[tuple[int, int], VersionReady] = {}
         self.driving = False
         self.newest = -1
         self.ranks.boot()
@@ -188,7 +187,6 @@ class SimSite:
             self.flip_next = False
             self.published = self.published + 1.0
         result = numbers.digest(self.published)
-        self.ready = {key: value for key, value in self.ready.items() if key[0] > ready.version}
         self.world.checks.refreshes += result != ready.hash
         self.feed(state.Installed(ready.version, result))
 
@@ -209,19 +207,17 @@ class SimSite:
         if kind == "blob":
             key, half = rest
             self.halves[key] = half
-            for ready in list(self.ready.values()):
+            for ready in self.state.announced:
                 if key in (version_key(ready, 0), version_key(ready, 1)):
                     self._maybe_arrived(ready)
             return
         (message,) = rest
-        if isinstance(message, VersionReady):
-            self.ready[(message.version, message.base)] = message
         before = self.state
         self.feed(state.Received(link.other(self).process.name, message))
         stale = getattr(message, "epoch", before.epoch) < before.epoch
         if stale and not isinstance(message, VoteRequest):
             self.world.checks.fenced(before, self.state)
-        if isinstance(message, VersionReady):
+        if isinstance(message, VersionReady) and message in self.state.announced:
             self._maybe_arrived(message)
 
 
