@@ -11,6 +11,7 @@ others train on.
 """
 
 import os
+import shutil
 import signal
 import socket
 import time
@@ -32,7 +33,9 @@ RANK_RESTARTS = 3
 SERVICE_RESTARTS = 20
 RESTART_PAUSE_S = 0.5
 LEAVE_TIMEOUT_S = 60.0
-_USER_ERRORS = (2, 3, 5, 6)
+LATE_S = 3.0
+"""Between the server's end and that of the sites' clients, which have left before it."""
+USER_ERRORS = (2, 3, 5, 6)
 """Exit codes that a restart would only repeat (see errors.py). Not 4: a rank cannot reach peers that died."""
 
 
@@ -47,6 +50,8 @@ class LocalSite:
     state: str = "running"
     """'running', 'done' or 'failed'."""
     restarts: int = 0
+    dead: Child | None = None
+    """The process for whose sake the site was given up."""
 
     @property
     def children(self) -> list[Child]:
@@ -69,6 +74,9 @@ class Launch:
     standby: Child | None = None
     sites: list[LocalSite] = field(default_factory=list)
     stopping: bool = False
+    _over_s: float = 0.0
+    _cpus_each: int = 0
+    """CPUs of each rank's own; 0: there are fewer than ranks, and they share."""
 
     def __post_init__(self) -> None:
         self.certs = self.certs if self.servers else self.run.certs
@@ -84,7 +92,9 @@ class Launch:
         if standby and standby not in self.servers:
             self.servers.append(standby)
         chosen = [site for site in self.plan.sites if self.only_site in (None, site.name)]
-        cpus = split_cpus(sorted(os.sched_getaffinity(0)), [site.num_ranks for site in chosen])
+        usable, ranks = sorted(os.sched_getaffinity(0)), [site.num_ranks for site in chosen]
+        self._cpus_each = len(usable) // max(1, sum(ranks))
+        cpus = split_cpus(usable, ranks)
         for site, site_cpus in zip(chosen, cpus, strict=True):
             self._start_site(site, site_cpus)
 
@@ -94,7 +104,9 @@ class Launch:
             if child and child.exit_code == SupersededError.exit_code:
                 self._superseded(child)
             elif child and child.exit_code not in (None, 0):
-                self._revive(child, kind)
+                self._revive_service(child, kind)
+            elif child and child.exit_code == 0 and not self.stopping:
+                self._run_is_over()
         for site in self.sites:
             if site.state == "running":
                 self._look_after(site)
@@ -127,6 +139,7 @@ class Launch:
         for child in self._services:
             child.kill()
         self.journal.close()
+        shutil.rmtree(self._folder, ignore_errors=True)
 
     @property
     def _services(self) -> list[Child]:
@@ -202,40 +215,75 @@ class Launch:
     def _look_after(self, site: LocalSite) -> None:
         for child in (site.client, *site.relays):
             if child.exit_code not in (None, 0) and any(rank.alive for rank in site.ranks):
-                self._revive(child, "client_died" if child is site.client else "relay_died")
+                kind = "client_died" if child is site.client else "relay_died"
+                if not self._revive(child, kind):
+                    self._give_up(site, child)
+                    return
         codes = [rank.exit_code for rank in site.ranks]
         if all(code == 0 for code in codes):
             site.state = "done"
         elif any(code not in (None, 0) for code in codes):
             self._rank_died(site)
 
+    def _run_is_over(self) -> None:
+        """The server ends when all members have left. A client that is still there came too late to join."""
+        self._over_s = self._over_s or time.monotonic()
+        if time.monotonic() < self._over_s + LATE_S:
+            return
+        for site in self.sites:
+            if site.state == "running" and site.client.alive:
+                text = f"site {site.plan.name} was not ready before the run was over"
+                self.journal.emit(events.Note(level="warning", text=text))
+                for child in site.children:
+                    child.kill()
+                site.state = "done"
+
     def _rank_died(self, site: LocalSite) -> None:
         dead = next(rank for rank in site.ranks if rank.exit_code not in (None, 0))
-        words = dead.last_words(1)
-        self._fault(dead.name, "rank_died", f"exit code {dead.exit_code}: {words}")
+        if self.stopping and dead.exit_code == -signal.SIGTERM:
+            self._end_ranks(site, "done")  # it was asked to leave before it had begun
+            return
+        self._fault(dead.name, "rank_died", f"exit code {dead.exit_code}: {dead.last_words(1)}")
+        if dead.exit_code in USER_ERRORS or site.restarts >= RANK_RESTARTS or self.stopping:
+            self._give_up(site, dead)
+            return
         for rank in site.ranks:
             rank.kill()
-        hopeless = dead.exit_code in _USER_ERRORS or site.restarts >= RANK_RESTARTS or self.stopping
-        if hopeless:
-            site.state = "failed"
-            site.client.signal(signal.SIGTERM)
-            return
         site.restarts += 1
         time.sleep(RESTART_PAUSE_S)
         start_ranks(site.ranks)
         self.journal.emit(events.Recovered(subject=dead.name, kind="rank_died", after_s=RESTART_PAUSE_S))
 
-    def _revive(self, child: Child, kind: str) -> None:
-        self._fault(child.name, kind, f"exit code {child.exit_code}: {child.last_words(1)}")
-        code = child.exit_code
-        time.sleep(RESTART_PAUSE_S)
-        if code in _USER_ERRORS or not child.restart():
+    def _give_up(self, site: LocalSite, dead: Child) -> None:
+        """The others train on."""
+        site.dead = dead
+        self._end_ranks(site, "failed")
+
+    def _end_ranks(self, site: LocalSite, state: str) -> None:
+        for rank in site.ranks:
+            rank.kill()
+        site.state = state
+        site.client.signal(signal.SIGTERM)
+
+    def _revive_service(self, child: Child, kind: str) -> None:
+        """Raises IsthmusError if it will not live."""
+        if not self._revive(child, kind):
             raise IsthmusError(
-                f"{child.name} cannot be kept alive (exit code {code})\n{child.last_words()}",
+                f"{child.name} cannot be kept alive (exit code {child.exit_code})\n{child.last_words()}",
                 where=str(child.log),
                 hint="the end of its log is above; mend the cause and run the same command again, it resumes",
             )
+
+    def _revive(self, child: Child, kind: str) -> bool:
+        """False if it has died for a cause that stays, or too often."""
+        self._fault(child.name, kind, f"exit code {child.exit_code}: {child.last_words(1)}")
+        if child.exit_code in USER_ERRORS:
+            return False
+        time.sleep(RESTART_PAUSE_S)
+        if not child.restart():
+            return False
         self.journal.emit(events.Recovered(subject=child.name, kind=kind, after_s=RESTART_PAUSE_S))
+        return True
 
     def _fault(self, subject: str, kind: str, detail: str) -> None:
         self.journal.emit(events.Fault(subject=subject, kind=kind, detail=detail))
@@ -243,11 +291,12 @@ class Launch:
     def _python(
         self, name: str, module: str, arguments: list[str], affinity: frozenset[int] = frozenset()
     ) -> Child:
+        shared = len(affinity) > 1 and self._cpus_each == 0
         return Child(
             name=name,
             argv=leash.command(module, arguments),
             log=self.run.logs / f"{name}.log",
-            env={"OMP_NUM_THREADS": str(max(1, len(affinity)))},
+            env={"OMP_NUM_THREADS": "1" if shared else str(max(1, len(affinity)))},
             affinity=affinity,
             max_restarts=SERVICE_RESTARTS,
         )

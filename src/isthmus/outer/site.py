@@ -23,7 +23,7 @@ import msgspec
 import torch
 from torch import nn
 
-from isthmus.errors import IsthmusError, UnreachableError
+from isthmus.errors import InputError, UnreachableError
 from isthmus.outer import bridge, ranges
 from isthmus.outer.layout import Layout, build_layout
 from isthmus.outer.spawn import ClientProcess
@@ -396,7 +396,7 @@ class Site(AbstractContextManager["Site"]):
             case bridge.Stop(reason=reason):
                 self._stop = reason
             case bridge.Refused(reason=reason, hint=hint):
-                raise IsthmusError(f"the server refused this site: {reason}", hint=hint)
+                raise InputError(f"the server refused this site: {reason}", hint=hint)
 
     def _expect(self, kind: type[M]) -> M:
         """The next message of this kind; others are heard meanwhile."""

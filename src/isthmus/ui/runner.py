@@ -10,8 +10,9 @@ from types import FrameType
 from rich.live import Live
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
 
+from isthmus.agent.children import Child
 from isthmus.agent.finish import save_final
-from isthmus.agent.launch import Launch
+from isthmus.agent.launch import USER_ERRORS, Launch
 from isthmus.agent.prepare import started, write_run
 from isthmus.agent.rank import become_rank, rank_environment
 from isthmus.data.dataset import prepare
@@ -112,21 +113,30 @@ def _supervise(launch: Launch, spec: RunSpec, stopping: Stopping) -> RunView:
     view = fold(reader.poll(), view)
     if view.finished == "budget":
         save_final(launch.run, spec, launch.journal)
-    _judge(launch, view, complete)
+    _judge(launch, complete)
     return view
 
 
-def _judge(launch: Launch, view: RunView, complete: bool) -> None:
+def _judge(launch: Launch, complete: bool) -> None:
+    """Raises what the processes of the failed sites said, with their exit code where it is the same."""
     if complete:
         return
     failed = [site for site in launch.sites if site.state == "failed"]
-    words = "\n".join(rank.last_words() for site in failed for rank in site.ranks[:1])
+    dead = [site.dead for site in failed if site.dead]
     kind = DegradedError if len(failed) < len(launch.sites) else IsthmusError
-    raise kind(
-        f"site {', '.join(site.plan.name for site in failed)} failed\n{words}",
+    error = kind(
+        "\n".join([f"site {', '.join(site.plan.name for site in failed)} failed", *map(_last_words, dead)]),
         where=str(launch.run.logs),
         hint="mend the cause and run the same command again, it resumes; `isthmus report` tells more",
     )
+    codes = {child.exit_code for child in dead}
+    if kind is IsthmusError and len(codes) == 1 and (code := codes.pop()) in USER_ERRORS:
+        error.exit_code = code
+    raise error
+
+
+def _last_words(child: Child) -> str:
+    return f"--- {child.name}\n{child.last_words()}"
 
 
 def _prepare_data(spec: RunSpec) -> None:
