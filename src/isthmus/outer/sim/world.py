@@ -13,7 +13,7 @@ from isthmus.outer.sim.network import Link, Timeline
 from isthmus.outer.sim.server import SimServer
 from isthmus.outer.sim.site import SimSite
 
-EXTRA = 1.25
+EXTRA = {"strict": 1.25, "elastic": 1.5}
 """Rounds in the budget for one asked for: a disturbed round may take up more than one window."""
 PATIENCE = 12.0
 """A schedule that takes this many times its undisturbed length is stuck."""
@@ -71,7 +71,7 @@ def draw_shape(rng: random.Random, config: SimConfig) -> Shape:
         mode=mode,
         inner_steps=inner_steps,
         delay=rng.randint(0, inner_steps) if mode == "strict" else -1,
-        budget=int(config.rounds * EXTRA) * sites * inner_steps * batch,
+        budget=int(config.rounds * EXTRA[mode]) * sites * inner_steps * batch,
         batch_size=batch,
         outage_reserve_s=rng.choice((0.0, 20.0)),
         heartbeat_s=4.5,
@@ -111,7 +111,7 @@ class World:
         terms = self.shape.terms
         self.length_s = terms.budget / terms.batch_size / sum(1 / step for step in self.shape.step_s)
         if terms.mode == "strict":
-            self.length_s = EXTRA * config.rounds * terms.inner_steps * max(self.shape.step_s)
+            self.length_s = EXTRA[terms.mode] * config.rounds * terms.inner_steps * max(self.shape.step_s)
         self.planned = faults.draw(self, config.num_faults, config.faults)
 
     def _join(self, dialer: SimSite | SimServer, listener: SimServer, chaos: float) -> None:
