@@ -3,6 +3,7 @@
 import json
 import math
 import threading
+import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
@@ -93,6 +94,9 @@ def test_what_repeats_itself_is_posted_once(receiver: Receiver):
     with Alerts(receiver.url) as alerts:
         for at_s in (5.0, 30.0, 80.0, 300.0):
             alerts.send(e.Fault(wall_s=at_s, subject="link/a", kind="link_down", detail=""))
+        deadline_s = time.monotonic() + 30
+        while alerts.delivered < 2 and time.monotonic() < deadline_s:
+            time.sleep(0.01)
     assert [body["wall_s"] for body in receiver.bodies] == [5.0, 300.0]
 
 
