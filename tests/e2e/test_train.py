@@ -12,7 +12,6 @@ pytestmark = pytest.mark.timeout(240)
 def test_two_sites_to_the_end_and_a_text_from_it(run):
     process = run.train()
     run.wait_for("VersionPublished")
-    run.note_shared_memory()
     summary = run.end(process)
     assert "budget" in summary
     run.check_whole()

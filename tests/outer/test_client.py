@@ -2,6 +2,7 @@
 
 import datetime
 import math
+import socket
 import threading
 import time
 from dataclasses import dataclass, field
@@ -83,6 +84,7 @@ class Rank:
             if self.stop:
                 return self.leave()
             self.train(rng)
+        self.line.close()
 
     def hear(self, message):
         match message:
@@ -150,7 +152,7 @@ class Fleet:
             codec=self.outer.codec,
             down_codec=self.outer.down_codec,
             block_size=16,
-            budget=BUDGET,
+            budget=changes.pop("budget", BUDGET),
             batch_size=BATCH,
             outage_reserve_s=0.1,
         )
@@ -200,6 +202,7 @@ class Fleet:
                 self.ends[name] = error
             finally:
                 session.close()
+                door.shutdown(socket.SHUT_RDWR)
                 door.close()
                 client.close()
 
@@ -233,6 +236,9 @@ class Fleet:
             rank.stop = rank.stop or "test over"
             rank.thread.join(10.0)
             rank.line.close()
+        for thread in threading.enumerate():
+            if thread.name == "ranks":
+                thread.join(10.0)
         self.server._over = self.server._over or "test over"
         self.server_thread.join(10.0)
         self.listener.close()
@@ -361,7 +367,7 @@ def test_a_wrong_certificate_reaches_the_ranks(fleet, tmp_path, certificates, wr
 
 def test_a_site_far_behind_catches_up(fleet):
     """One that takes nothing up while the others make more versions than the server keeps deltas of."""
-    run = fleet()
+    run = fleet(budget=800)
     slow = run.site("a")
     run.wait(lambda: slow.resets)
     busy = threading.Event()
@@ -369,7 +375,7 @@ def test_a_site_far_behind_catches_up(fleet):
 
     def install(self, action):
         if self is client:
-            busy.wait(20.0)
+            busy.wait(60.0)
         return real(self, action)
 
     run.monkeypatch.setitem(client_module._EXECUTE, client_module.machine.Install, install)

@@ -147,6 +147,7 @@ class Vectors:
 
     def __init__(self, path: Path, size: int):
         self.path = path
+        self._descriptor = -1
         with open(path, "r+b") as file:
             self._map = mmap.mmap(file.fileno(), 3 * 4 * size)
         whole = np.frombuffer(self._map, np.float32).reshape(3, size)
@@ -154,15 +155,28 @@ class Vectors:
 
     @classmethod
     def make(cls, size: int) -> "Vectors":
-        shm = Path("/dev/shm")
-        folder = shm if shm.is_dir() and os.access(shm, os.W_OK) else None
-        descriptor, name = tempfile.mkstemp(prefix="isthmus-", dir=folder)
+        """In memory without a name where the system has that: it is gone with the last process that uses it,
+        however that ends, and a small /dev/shm (containers) is no limit. Other processes of this user reach
+        it as a descriptor of this one.
+        """
+        if hasattr(os, "memfd_create"):
+            descriptor = os.memfd_create("isthmus")
+            path = Path(f"/proc/{os.getpid()}/fd/{descriptor}")
+        else:
+            descriptor, name = tempfile.mkstemp(prefix="isthmus-")
+            path = Path(name)
         os.truncate(descriptor, 3 * 4 * size)
-        os.close(descriptor)
-        return cls(Path(name), size)
+        vectors = cls(path, size)
+        vectors._descriptor = descriptor
+        return vectors
 
     def remove(self) -> None:
-        self.path.unlink(missing_ok=True)
+        """Nobody can map it any more; those who have keep it."""
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+            self._descriptor = -1
+            if not self.path.is_relative_to("/proc"):
+                self.path.unlink(missing_ok=True)
 
 
 class Line:

@@ -39,6 +39,8 @@ from isthmus.wire.transport import Peer, Session
 TICK_S = 0.25
 QUEUE_SIZE = 10_000
 LINK_SAMPLE_S = 2.0
+REFUSAL_S = 60.0
+"""How long the ranks of a refused site have to come and hear of it."""
 
 
 class Memory(msgspec.Struct, frozen=True):
@@ -129,6 +131,9 @@ class Client:
         self._blobs: dict[str, np.ndarray] = {}
         self._announced: dict[tuple[int, int], tuple[messages.VersionReady, float]] = {}
         self._upload: tuple[int, float, set[str]] = (0, 0.0, set())
+        self._refused_s = 0.0
+        self._told_line: bridge.Line | None = None
+        """The ranks that know of the refusal."""
         self._offered_hash = ""
         """Of the version the ranks were offered last; a newer one may be installed by now."""
         self._fresh_bytes = 0
@@ -154,8 +159,9 @@ class Client:
     def run(self, sessions: Sequence[Session]) -> str:
         """Works until the site has left. Returns why. Raises AuthError if all servers refuse it for good."""
         while not self._over:
-            if errors := [session.error for session in sessions if session.error]:
-                self._refused(errors, len(sessions))
+            errors = [session.error for session in sessions if session.error]
+            if len(errors) == len(sessions):
+                self._refused(errors[0])
             try:
                 event = self._queue.get(timeout=TICK_S)
             except queue.Empty:
@@ -168,10 +174,16 @@ class Client:
             self._sample_links()
         return self._over
 
-    def _refused(self, errors: list[AuthError], num_servers: int) -> None:
-        if len(errors) == num_servers:
-            self._tell(bridge.Refused(errors[0].message, errors[0].hint or ""))
-            raise errors[0]
+    def _refused(self, error: AuthError) -> None:
+        """No server will ever have us: the ranks hear why, once they are there, and end; then this raises."""
+        if not self._refused_s:
+            self._refused_s = self._clock.now_s()
+        if self._line and self._told_line is not self._line:
+            self._told_line = self._line
+            self._tell(bridge.Refused(error.message, error.hint or ""))
+        told = self._told_line is not None and self._line is None
+        if told or self._clock.now_s() > self._refused_s + REFUSAL_S:
+            raise error
 
     def _take(self, event: Any) -> None:
         match event:
@@ -232,6 +244,7 @@ class Client:
                 for message in line.receive(None):
                     self.put(Heard(line, message))
             except UnreachableError:
+                line.close()
                 self.put(Heard(line, None))
                 return
 

@@ -74,7 +74,7 @@ def run(path: Path, spec: RunSpec, fleet: FleetSpec) -> RunView:
     """Trains to the end of the budget; returns what the journal says of it.
 
     Raises IsthmusError where no site could finish, DegradedError where only some could. After the first
-    Ctrl-C the run is left in a state that the same command resumes from.
+    Ctrl-C the run is left in a state that the same command resumes from, and KeyboardInterrupt is raised.
     """
     place = RunDir(path)
     plan = make_plan(fleet, spec)
@@ -114,6 +114,9 @@ def _supervise(launch: Launch, spec: RunSpec, stopping: Stopping) -> RunView:
     if view.finished == "budget":
         save_final(launch.run, spec, launch.journal)
     _judge(launch, complete)
+    if stopping.asked and view.finished != "budget":
+        print("stopped; the same command resumes it", file=sys.stderr)
+        raise KeyboardInterrupt
     return view
 
 
