@@ -121,6 +121,8 @@ def test_the_gap_compares_the_best_rates() -> None:
     }  # fmt: skip
     assert loss_gap.best_rate(losses, "sync") == 1e-3
     assert loss_gap.best_rate(losses, "int8") == 2e-3
+    other = arm("int8", 2, 2e-3, 0, 1, loss_gap.DEFAULTS)
+    assert loss_gap.mean_loss({**losses, other: 0.1}, "int8", 2, 2e-3) == 4.4
     assert loss_gap.gap(4.4, 4.0) == pytest.approx(0.1)
 
 
@@ -132,7 +134,7 @@ def test_every_sample_is_read_once_however_many_sites() -> None:
 
 @pytest.mark.parametrize("codec", ["fp32", "int8"])
 def test_sites_stand_on_the_published_bits(codec: str) -> None:
-    spec = loss_gap.spec("int8")
+    spec = loss_gap.spec("int8", loss_gap.OUTER)
     learner = make_learner(spec, 2)
     layout = make_layout(learner)
     flat = np.empty(layout.size, np.float32)

@@ -41,6 +41,8 @@ class Rounds:
     """The first site with no other at the same time, times the number of sites."""
     joined: dict[str, list[float]] = field(default_factory=dict)
     traffic: dict[str, list[measure.Traffic]] = field(default_factory=dict)
+    bound: list[float] = field(default_factory=list)
+    """Of each site of the arms that count: share of the time in which it used up its quota."""
 
     def ratio(self, arm: str) -> float:
         """Of the rounds in which both ran; nan if there is none."""
@@ -56,7 +58,7 @@ class Size(NamedTuple):
     """(fragments, delay) of each arm of the peer."""
 
 
-FULL = Size(40.0, 4, ((1, 0), (2, 1)))
+FULL = Size(40.0, 3, ((1, 0), (2, 1)))
 QUICK = Size(15.0, 1, ((1, 0),))
 
 
@@ -75,12 +77,14 @@ def run(quick: bool) -> list[Result]:
 def measure_rounds(count: int, size: Size) -> Rounds:
     """Arms that are only shown beside the figures run in the first round alone."""
     link, cpus = Link(), dict.fromkeys(sites(count), QUOTAS[count])
-    first = _alone(cpus, size.duration_s)
+    first, bound = _alone(cpus, size.duration_s)
     step_s = count * setup.BATCH * setup.SEQ_LEN / first
     inner_steps = choose_inner_steps(link, step_s)
-    done = Rounds(link, QUOTAS[count], inner_steps, inner_steps * step_s)
+    done = Rounds(link, QUOTAS[count], inner_steps, inner_steps * step_s, bound=bound)
     for number in range(size.rounds):
-        done.alone.append(_alone(cpus, size.duration_s) if number else first)
+        rate, bound = _alone(cpus, size.duration_s) if number else (first, [])
+        done.alone.append(rate)
+        done.bound.extend(bound)
         for codec in CODECS:
             spec = setup.spec(inner_steps=inner_steps, codec=codec, down_codec=codec)
             _join(done, codec, spec, cpus, size.duration_s)
@@ -89,7 +93,7 @@ def measure_rounds(count: int, size: Size) -> Rounds:
             _join(done, "fp32", setup.spec(inner_steps=inner_steps, **waits), cpus, size.duration_s)
             if count == 2:
                 _torchft(done, cpus, size)
-    done.apart = count * _alone({name: cpus[name] for name in sites(1)}, size.duration_s)
+    done.apart = count * _alone({name: cpus[name] for name in sites(1)}, size.duration_s)[0]
     return done
 
 
@@ -103,10 +107,11 @@ def fp32_transfer_s(link: Link) -> float:
     return 2 * (4 * count_params(setup.MODEL) * 8 / link.bandwidth_bps + link.round_trip_s)
 
 
-def _alone(cpus: Mapping[str, float], duration_s: float) -> float:
+def _alone(cpus: Mapping[str, float], duration_s: float) -> tuple[float, list[float]]:
+    """Tokens/s of all sites, and how far each was bound by its quota."""
     with Alone(setup.spec(), cpus) as run:
-        events = run.train_on(duration_s)
-    return _step_rate(events, run.bound_s, list(cpus))
+        events, bound = run.train_on(duration_s), run.bound_shares()
+    return _step_rate(events, run.bound_s, list(cpus)), bound
 
 
 def _step_rate(events: Sequence[AnyEvent], bound_s: float, names: Sequence[str]) -> float:
@@ -118,8 +123,10 @@ def _step_rate(events: Sequence[AnyEvent], bound_s: float, names: Sequence[str])
 def _join(done: Rounds, arm: str, spec: RunSpec, cpus: Mapping[str, float], duration_s: float) -> None:
     with Fleet(spec, cpus, link=done.link) as run:
         events = [event for event in run.train_on(duration_s) if event.wall_s > run.bound_s]
+        bound = run.bound_shares()
     done.joined.setdefault(arm, []).append(sum(measure.merged_rate(events, site) for site in cpus))
     if arm in CODECS:
+        done.bound.extend(bound)
         longest_s = fp32_transfer_s(done.link) / 4
         done.traffic.setdefault(arm, []).extend(measure.traffic(events, site, longest_s) for site in cpus)
 
@@ -146,7 +153,8 @@ def _equivalent(count: int, done: Rounds) -> list[Result]:
         f"{done.link.round_trip_s * 1e3:.0f} ms each, TLS; H = {done.inner_steps}: window {done.window_s:.2f}"
         f" s, fp32 both ways {fp32_s:.2f} s, {fp32_s / done.window_s:.2f} of it; tokens/s pushed and merged, "
         "from a site's second push to its last, over those of all sites alone at the same time "
-        f"({median(done.alone):.0f}; one at a time {done.apart:.0f}); {len(done.alone)} round(s)"
+        f"({median(done.alone):.0f}; one at a time {done.apart:.0f}); {len(done.alone)} round(s); "
+        f"{_bound(done)}"
     )
     if count == 2 and torchft_peer.find() is None:
         note += f"; {torchft_peer.missing_note()}"
@@ -154,6 +162,12 @@ def _equivalent(count: int, done: Rounds) -> list[Result]:
         Result(f"outer.equivalent_compute.{count}sites.{codec}", done.ratio(codec), "ratio", beside, note)
         for codec in CODECS
     ]
+
+
+def _bound(done: Rounds) -> str:
+    if not done.bound:
+        return "without quotas"
+    return f"the sites used up their quota in {min(done.bound):.0%} of the periods or more"
 
 
 def _shown(arm: str) -> str:

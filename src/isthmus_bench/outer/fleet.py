@@ -6,7 +6,6 @@ quotas are put on once every site trains, so that starting up costs no more than
 
 import os
 import signal
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -17,6 +16,7 @@ from typing import NamedTuple, Self
 
 import msgspec
 
+from isthmus import leash
 from isthmus.agent.children import Child
 from isthmus.agent.launch import client_arguments, free_port, start_ranks, wait_for_address
 from isthmus.agent.prepare import write_run
@@ -164,10 +164,14 @@ class Run(AbstractContextManager["Run"]):
                 assert child.process
                 place.quota.add(child.process.pid)
 
+    def bound_shares(self) -> list[float]:
+        """Of each site: share of the periods in which it ran into its quota. [] without quotas."""
+        return [place.quota.throttled_share() for place in self.places if place.quota]
+
     def child(self, name: str, module: str, arguments: Sequence[str], prefix: Sequence[str] = ()) -> Child:
         return Child(
             name=name,
-            argv=[*prefix, sys.executable, "-m", module, *arguments],
+            argv=[*prefix, *leash.command(module, arguments)],
             log=self.folder / "logs" / f"{name}.log",
             env={"OMP_NUM_THREADS": "1"},
         )
