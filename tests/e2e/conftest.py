@@ -199,7 +199,7 @@ class Train:
     def check_tidy(self, temporary: bool = True) -> None:
         """No process and (where its launcher was not killed) no temporary folder outlives the run."""
         self.wait(lambda: not processes(str(self.path)), "an end of all processes", alone=True)
-        assert not temporary or not list(self.temporary.iterdir())
+        assert not temporary or not list(self.temporary.glob("isthmus-*"))
 
     def close(self) -> None:
         for process in self.started:

@@ -2,6 +2,7 @@
 
 import datetime
 from collections.abc import Sequence
+from pathlib import Path
 
 import msgspec
 
@@ -35,12 +36,25 @@ def write_run(
         _check_same(run, load_run(run.run_yaml), spec)
     store = DiskStore()
     store.make_folder(run.path)
-    store.write_atomic(run.run_yaml, to_yaml(spec).encode())
-    store.write_atomic(run.fleet_yaml, to_yaml(fleet).encode())
-    store.write_atomic(run.plan, msgspec.json.format(msgspec.json.encode(plan)))
+    for path, text in _texts(run, spec, fleet, plan).items():
+        store.write_atomic(path, text)
     if hosts is not None:
         certs.init(run.certs, [*fleet.sites, certs.STANDBY], list(hosts), datetime.datetime.now(datetime.UTC))
     return resumed
+
+
+def is_written(run: RunDir, spec: RunSpec, fleet: FleetSpec, plan: Plan) -> bool:
+    """Whether `write_run` has done its work, here or in another process."""
+    texts = _texts(run, spec, fleet, plan)
+    return all(path.exists() and path.read_bytes() == text for path, text in texts.items())
+
+
+def _texts(run: RunDir, spec: RunSpec, fleet: FleetSpec, plan: Plan) -> dict[Path, bytes]:
+    return {
+        run.run_yaml: to_yaml(spec).encode(),
+        run.fleet_yaml: to_yaml(fleet).encode(),
+        run.plan: msgspec.json.format(msgspec.json.encode(plan)),
+    }
 
 
 def started(spec: RunSpec, plan: Plan) -> events.RunStarted:

@@ -4,47 +4,85 @@ client first.
 
 import os
 import sys
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
 
+from isthmus import leash
 from isthmus.agent.children import Child
 from isthmus.agent.launch import client_arguments
+from isthmus.errors import InputError, UnreachableError
 from isthmus.outer.bridge import line_folder
 from isthmus.planner.plan import SitePlan
 from isthmus.rundir import RunDir
 
+FIRST_RANK_S = 600.0
+"""How long a node's other ranks wait for its first one to prepare the run folder."""
 
-def rank_environment(environment: Mapping[str, str]) -> dict[str, str] | None:
-    """RANK, WORLD_SIZE and LOCAL_RANK if torchrun or srun has set them (srun by other names), else None."""
+
+@dataclass(frozen=True)
+class Place:
+    """Which rank of its site a process is."""
+
+    rank: int
+    world_size: int
+    local_rank: int
+
+    @property
+    def is_first_of_node(self) -> bool:
+        return self.local_rank == 0
+
+
+def rank_place(environment: Mapping[str, str]) -> Place | None:
+    """As torchrun or srun has set it, None in a process of neither. Raises InputError for what is no number.
+
+    One task of srun is no rank of several: it launches its site as anywhere else.
+    """
     if "RANK" in environment and "WORLD_SIZE" in environment:
-        return {key: environment[key] for key in ("RANK", "WORLD_SIZE", "LOCAL_RANK") if key in environment}
-    if int(environment.get("SLURM_NTASKS", "1")) > 1 and "SLURM_PROCID" in environment:
-        return {
-            "RANK": environment["SLURM_PROCID"],
-            "WORLD_SIZE": environment["SLURM_NTASKS"],
-            "LOCAL_RANK": environment.get("SLURM_LOCALID", "0"),
-        }
-    return None
+        names = ("RANK", "WORLD_SIZE", "LOCAL_RANK")
+    elif "SLURM_PROCID" in environment and "SLURM_STEP_ID" in environment:
+        step = "SLURM_STEP_NUM_TASKS"
+        names = ("SLURM_PROCID", step if step in environment else "SLURM_NTASKS", "SLURM_LOCALID")
+    else:
+        return None
+    values = [environment.get(name, "0") for name in names]
+    if not all(value.isdecimal() for value in values):
+        raise InputError(f"{', '.join(names)} are {', '.join(values)}", where="environment")
+    place = Place(*map(int, values))
+    return place if place.world_size > 1 or names[0] == "RANK" else None
 
 
-def become_rank(
-    run: RunDir, site: SitePlan, servers: Sequence[str], certs: Path, rank: Mapping[str, str]
-) -> NoReturn:
+def check_place(place: Place, site: SitePlan) -> None:
+    """Raises InputError unless each chip of the site has its rank."""
+    if place.world_size != site.num_ranks:
+        raise InputError(
+            f"{place.world_size} ranks were started for site '{site.name}', which has {site.num_ranks} chips",
+            where=f"fleet.yaml, sites.{site.name}",
+            hint="start one rank for each chip, or give the fleet file as many chips as there are ranks",
+        )
+
+
+def wait_until(there: Callable[[], bool], where: Path) -> None:
+    """Until the first rank of this node has written the run. Raises UnreachableError if it does not."""
+    deadline = time.monotonic() + FIRST_RANK_S
+    while not there():
+        if time.monotonic() > deadline:
+            raise UnreachableError("the first rank of this node has not written the run", where=str(where))
+        time.sleep(0.05)
+
+
+def become_rank(run: RunDir, site: SitePlan, servers: Sequence[str], certs: Path, place: Place) -> NoReturn:
     """Never returns: the process is replaced by `python -m isthmus.train`."""
     arguments = ["--run-dir", str(run.path), "--site", site.name]
-    if rank["RANK"] == "0":
+    if place.rank == 0:
         line = line_folder() / "client.sock"
         client = Child(
             name=f"client-{site.name}",
-            argv=[
-                sys.executable,
-                "-m",
-                "isthmus.outer.client",
-                *client_arguments(run, site, servers, certs, line),
-            ],
+            argv=leash.command("isthmus.outer.client", client_arguments(run, site, servers, certs, line)),
             log=run.logs / f"client-{site.name}.log",
         )
         client.start()
         arguments += ["--line", str(line)]
-    os.execve(sys.executable, [sys.executable, "-m", "isthmus.train", *arguments], {**os.environ, **rank})
+    os.execv(sys.executable, [sys.executable, "-m", "isthmus.train", *arguments])

@@ -505,6 +505,7 @@ _EXECUTE: dict[type, Any] = {
 def listen(path: Path, client: Client) -> socket.socket:
     """Takes one rank 0 after another on this Unix socket, in a thread."""
     door = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    path.parent.mkdir(mode=0o700, exist_ok=True)
     path.unlink(missing_ok=True)
     door.bind(str(path))
     os.chmod(path, 0o600)
@@ -520,6 +521,13 @@ def listen(path: Path, client: Client) -> socket.socket:
 
     threading.Thread(target=take_in, name="ranks", daemon=True).start()
     return door
+
+
+def leave_no_line(path: Path) -> None:
+    """Its folder goes with the last line in it."""
+    path.unlink(missing_ok=True)
+    with contextlib.suppress(OSError):
+        path.parent.rmdir()
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -558,6 +566,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                     session.close()
                 door.close()
                 client.close()
+                leave_no_line(options.line)
     except IsthmusError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code

@@ -8,6 +8,7 @@ from pathlib import Path
 from isthmus import leash
 from isthmus.errors import InputError
 from isthmus.outer import bridge
+from isthmus.wire.tls import ClientTls
 
 _STOP_S = 30.0
 
@@ -22,13 +23,14 @@ class ClientProcess:
 
     @classmethod
     def start(cls, site: str, server: str, certs: Path) -> "ClientProcess":
-        """Raises InputError if one of the three is missing."""
+        """Raises InputError if one of the three is missing, or the certificates are not this site's."""
         if not (site and server and certs.is_dir()):
             raise InputError(
                 "a site needs its name, the server's host:port and its certificates",
                 where=f"outer.Site(name={site!r}, server={server!r}, certs={str(certs)!r})",
                 hint="`isthmus server start` prints all three",
             )
+        ClientTls.load(certs, site)
         folder = bridge.line_folder()
         places = ["--run-dir", str(folder), "--line", str(folder / "client.sock"), "--certs", str(certs)]
         argv = leash.command("isthmus.outer.client", ["--site", site, "--server", server, *places])

@@ -59,6 +59,7 @@ def run_rank(run_dir: RunDir, site: str, line: str) -> Outcome:
     place = site_rank(os.environ)
     job = Job(run, plan, site, run_dir.site(site), place.local_rank, alone=not line)
     chip = chips.get(plan.site(site).chips[place.rank])
+    chip.probe()  # what is missing on this node is told before anything is built
     with ExitStack() as stack:
         leave = stack.enter_context(Leave())
         journal = stack.enter_context(Journal(run_dir.path, f"rank/{site}/{place.rank}"))

@@ -13,11 +13,11 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 from isthmus.agent.children import Child
 from isthmus.agent.finish import save_final
 from isthmus.agent.launch import USER_ERRORS, Launch
-from isthmus.agent.prepare import started, write_run
-from isthmus.agent.rank import become_rank, rank_environment
+from isthmus.agent.prepare import is_written, started, write_run
+from isthmus.agent.rank import become_rank, check_place, rank_place, wait_until
 from isthmus.data.dataset import prepare
 from isthmus.data.prepare import Progress as DataProgress
-from isthmus.errors import DegradedError, IsthmusError
+from isthmus.errors import DegradedError, IsthmusError, NotFoundError
 from isthmus.journal.alerts import alert_of
 from isthmus.journal.fold import apply, fold
 from isthmus.journal.reader import Reader
@@ -28,6 +28,7 @@ from isthmus.rundir import RunDir
 from isthmus.spec.fleet import FleetSpec
 from isthmus.spec.run import RunSpec
 from isthmus.ui import tables
+from isthmus.wire.tls import ClientTls
 
 POLL_S = 0.1
 REFRESH_S = 0.5
@@ -62,9 +63,16 @@ def run_site(
     """One site against a server elsewhere; under torchrun or srun this process becomes its rank."""
     place, plan = RunDir(path), make_plan(fleet, spec)
     site = plan.site(remote.site)
-    write_run(place, spec, fleet, plan, hosts=None)
+    ClientTls.load(remote.certs, remote.site)
+    rank = rank_place(environment)
+    if rank:
+        check_place(rank, site)
+    if rank and not rank.is_first_of_node:
+        wait_until(lambda: is_written(place, spec, fleet, plan), path)
+        become_rank(place, site, remote.servers, remote.certs, rank)
     _prepare_data(spec)
-    if rank := rank_environment(environment):
+    write_run(place, spec, fleet, plan, hosts=None)
+    if rank:
         become_rank(place, site, remote.servers, remote.certs, rank)
     launch = Launch(place, plan, fleet, only_site=site.name, servers=remote.servers, certs=remote.certs)
     return _supervise(launch, spec, Stopping())
@@ -94,12 +102,12 @@ def _supervise(launch: Launch, spec: RunSpec, stopping: Stopping) -> RunView:
     try:
         with Live(console=tables.console(stderr=True), auto_refresh=False, transient=True) as live:
             launch.start()
-            reader = Reader(launch.run.path)
-            shown_s = 0.0
+            reader, shown_s = None, 0.0
             while launch.poll():
                 if stopping.asked and not launch.stopping:
                     launch.stop()
-                for event in reader.poll():
+                reader = reader or _reader(launch)
+                for event in reader.poll() if reader else ():
                     view = apply(view, event)
                     if alerts and alert_of(event):
                         alerts.send(event)
@@ -110,7 +118,7 @@ def _supervise(launch: Launch, spec: RunSpec, stopping: Stopping) -> RunView:
         complete = launch.finish()
     finally:
         launch.kill()
-    view = fold(reader.poll(), view)
+    view = fold((reader or Reader(launch.run.path)).poll(), view)
     if view.finished == "budget":
         save_final(launch.run, spec, launch.journal)
     _judge(launch, complete)
@@ -118,6 +126,14 @@ def _supervise(launch: Launch, spec: RunSpec, stopping: Stopping) -> RunView:
         print("stopped; the same command resumes it", file=sys.stderr)
         raise KeyboardInterrupt
     return view
+
+
+def _reader(launch: Launch) -> Reader | None:
+    """None while nobody has written to the journal."""
+    try:
+        return Reader(launch.run.path)
+    except NotFoundError:
+        return None
 
 
 def _judge(launch: Launch, complete: bool) -> None:
