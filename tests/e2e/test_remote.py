@@ -144,9 +144,8 @@ def test_a_site_that_differs_is_told_why_and_the_other_trains_on(run):
     served = Served(run)
     site = served.site("a")
     run.wait_for("VersionPublished")
-    others = [served.site("b", "--set", f"{key}={value}") for key, value in DIFFERENT]
-    for other, words in zip(others, ["another model", "other data"], strict=True):
-        told = run.end(other, code=2)
+    for (key, value), words in zip(DIFFERENT, ["another model", "other data"], strict=True):
+        told = run.end(served.site("b", "--set", f"{key}={value}"), code=2)
         assert words in told
         assert "hint" in told
         assert "Traceback" not in told

@@ -47,11 +47,11 @@ class Answer(BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         body = self.rfile.read(int(self.headers["Content-Length"]))
         code = self.server.codes.pop(0) if self.server.codes else 200
-        self.send_response(code)
-        self.end_headers()
         if code == 200:
             self.server.bodies.append(json.loads(body))
             self.server.received.set()
+        self.send_response(code)
+        self.end_headers()
 
     def log_message(self, format: str, *args: object) -> None:
         pass
