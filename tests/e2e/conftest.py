@@ -51,6 +51,12 @@ def processes(words: str) -> dict[int, str]:
     return found
 
 
+def write_new(path: Path, text: str) -> None:
+    """Leaves a file that holds this already alone: a process may be reading it."""
+    if not path.exists() or path.read_text() != text:
+        path.write_text(text)
+
+
 class Train:
     """One run folder, and the processes that work in it."""
 
@@ -86,8 +92,8 @@ class Train:
         return self.command(ISTHMUS, *arguments, **more)
 
     def command(self, *argv: object, **more) -> subprocess.Popen:
-        (self.folder / "run.yaml").write_text(yaml.safe_dump(self.run))
-        (self.folder / "fleet.yaml").write_text(yaml.safe_dump(self.fleet))
+        for name, spec in (("run.yaml", self.run), ("fleet.yaml", self.fleet)):
+            write_new(self.folder / name, yaml.safe_dump(spec))
         out = open(self.folder / f"out-{len(self.started)}", "w+b")  # noqa: SIM115
         env = {**os.environ, "TMPDIR": str(self.temporary), "OMP_NUM_THREADS": "1", **more.pop("env", {})}
         process = subprocess.Popen(

@@ -32,7 +32,7 @@ def step(count):
     return loss.item()
 
 
-job = outer.SiteJob(batch_size=8)
+job, loss = outer.SiteJob(batch_size=8), None
 with outer.Site(model, optimizer, name=name, server=server, certs=certs, job=job) as site:
     if way == "leases":
         while not site.stopping:
@@ -44,7 +44,8 @@ with outer.Site(model, optimizer, name=name, server=server, certs=certs, job=job
             else:
                 site.poll()
     else:
-        while site.version < 6:
+        enough = site.version + 6
+        while site.version < enough:
             loss = step(8)
             site.step(tokens=8)
 print("version", site.version, "loss", loss)
@@ -57,6 +58,8 @@ DIFFERENT = [("model.ffn_size", 64), ("data.held_out", 0.2)]
 class Served:
     def __init__(self, run):
         self.run, self.path = run, run.path
+        self.script = run.folder / "loop.py"
+        self.script.write_text(LOOP)
         arguments = ["--run", run.folder / "run.yaml", "--fleet", run.folder / "fleet.yaml"]
         self.process = run.isthmus("server", "start", run.path, *arguments, "--bind", "127.0.0.1:0")
         address = run.path / "server" / "address"
@@ -74,9 +77,7 @@ class Served:
         )  # fmt: skip
 
     def loop(self, name: str, way: str):
-        script = self.run.folder / "loop.py"
-        script.write_text(LOOP)
-        return self.run.command(sys.executable, script, name, self.address, self.certs / name, way)
+        return self.run.command(sys.executable, self.script, name, self.address, self.certs / name, way)
 
     def stop(self) -> str:
         self.process.send_signal(signal.SIGINT)
@@ -127,7 +128,7 @@ def test_a_loop_of_ones_own_with_leases(short):
 
 
 def test_a_loop_of_ones_own_without_leases(short):
-    short.run["outer"]["inner_steps"] = 10
+    short.run["outer"] |= {"inner_steps": 10, "optimizer": "sgd", "lr": 1.0}
     served = Served(short)
     sites = [served.loop(name, "plain") for name in "ab"]
     for site in sites:

@@ -1,6 +1,7 @@
 """A client process for a training loop that was not started by `isthmus train`."""
 
 import shutil
+import signal
 import subprocess
 from dataclasses import dataclass
 from pathlib import Path
@@ -46,8 +47,8 @@ class ClientProcess:
         return self.folder / "client.sock"
 
     def stop(self) -> None:
-        """It leaves by itself once the site has left; after `_STOP_S` it is ended. Where it failed, its log
-        stays.
+        """It leaves by itself once the site has left, and may be past hearing a signal then; after `_STOP_S`
+        it is ended. Where it failed, its log stays.
         """
         self.process.terminate()
         try:
@@ -55,7 +56,7 @@ class ClientProcess:
         except subprocess.TimeoutExpired:
             self.process.kill()
             self.process.wait()
-        if self.process.returncode == 0:
+        if self.process.returncode in (0, -signal.SIGTERM):
             shutil.rmtree(self.folder, ignore_errors=True)
 
 
