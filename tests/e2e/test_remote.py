@@ -13,7 +13,7 @@ from isthmus.wire import certs
 pytestmark = pytest.mark.timeout(240)
 
 LOOP = """
-import sys, torch
+import pathlib, sys, time, torch
 from isthmus import outer
 
 name, server, certs, way = sys.argv[1:]
@@ -34,6 +34,10 @@ def step(count):
 
 job, loss = outer.SiteJob(batch_size=8), None
 with outer.Site(model, optimizer, name=name, server=server, certs=certs, job=job) as site:
+    pathlib.Path(f"{name}.joined").touch()
+    while len(list(pathlib.Path().glob("*.joined"))) < 2:
+        site.poll()
+        time.sleep(0.01)
     if way == "leases":
         while not site.stopping:
             samples = site.take(8)
@@ -99,6 +103,7 @@ def check_served(run) -> None:
 
 
 def test_sites_that_are_started_one_by_one(short):
+    short.run["train"] |= {"tokens": 61_440}  # a site alone needs longer than the other to start
     served = Served(short)
     sites = [served.site(name) for name in "ab"]
     for site in sites:
