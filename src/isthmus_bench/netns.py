@@ -9,6 +9,7 @@ import json
 import os
 import secrets
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
@@ -51,6 +52,10 @@ class Star(Protocol):
 
     def cut(self, site: str, duration_s: float) -> None:
         """Lets nothing through on a site's link for so long."""
+        ...
+
+    def signal(self, number: signal.Signals) -> None:
+        """To the processes that are the links."""
         ...
 
 
@@ -110,6 +115,10 @@ class _Namespaces:
         assert self.shuttle.stdin is not None
         self.shuttle.stdin.write(f"cut {site} {duration_s}\n")
         self.shuttle.stdin.flush()
+
+    def signal(self, number: signal.Signals) -> None:
+        if self.shuttle is not None:
+            self.shuttle.send_signal(number)
 
     def start(self) -> None:
         for name in self.names:
@@ -177,6 +186,10 @@ class _Relays:
         for (name, _), relay in self._relays.items():
             if name == site:
                 relay.blackhole(duration_s)
+
+    def signal(self, number: signal.Signals) -> None:
+        for relay in self._relays.values():
+            relay.process.send_signal(number)
 
 
 @contextlib.contextmanager

@@ -49,6 +49,12 @@ def version(at_s: float, number: int) -> events.VersionPublished:
     )  # fmt: skip
 
 
+def applied(site: str, number: int) -> events.VersionApplied:
+    return events.VersionApplied(
+        site=site, version=number, hash="", delay_steps=1, bytes_down=1, refresh=False
+    )
+
+
 def test_a_step_across_the_border_counts_by_its_share() -> None:
     done = [step(1.0), step(2.0), step(3.0), step(3.0, site="b")]
     assert measure.step_rate(done, "a", Span(0.5, 2.5)) == pytest.approx(10.0)
@@ -101,15 +107,26 @@ def test_inner_steps_leave_fp32_its_share_of_the_window() -> None:
     link = Link(100e6, 0.03)
     for step_s in (0.05, 0.1, 0.2):
         inner_steps = equivalent.choose_inner_steps(link, step_s)
-        assert inner_steps % 2 == 0
         assert equivalent.fp32_transfer_s(link) / (inner_steps * step_s) >= 0.5
     assert equivalent.choose_inner_steps(link, 100.0) == 2
 
 
-def test_a_ratio_is_taken_within_its_round() -> None:
-    rounds = equivalent.Rounds(Link(), 0.8, 10, 1.0, alone=[100.0, 200.0], joined={"int8": [99.0, 198.0]})
-    assert rounds.ratio("int8") == pytest.approx(0.99)
-    assert np.isnan(rounds.ratio("int4"))
+def test_pauses_are_taken_out_of_the_clock() -> None:
+    events = measure.without_pauses([version(at, 1) for at in (1, 4, 6, 9)], [Span(2, 5), Span(7, 8)])
+    assert [event.wall_s for event in events] == [1, 2, 3, 5]
+
+
+def test_a_version_counts_once_every_site_has_it() -> None:
+    taken = [applied("a", 1), applied("b", 1), applied("a", 2)]
+    assert measure.version_of_all(taken, ["a", "b"]) == 1
+    assert measure.version_of_all([*taken, applied("b", 3)], ["a", "b"]) == 2
+    assert measure.version_of_all(taken, ["a", "b", "c"]) == 0
+
+
+def test_the_merged_share_is_of_samples_whose_fate_is_known() -> None:
+    fates = [merged(0, 30), events.RangeDiscarded(wall_s=1, site="a", start=30, end=40, reason="stale")]
+    assert measure.merged_share(fates) == pytest.approx(0.75)
+    assert measure.merged_share([step(1.0)]) == 1
 
 
 def test_the_gap_compares_the_best_rates() -> None:

@@ -89,7 +89,7 @@ def test_a_budget_below_one_window_is_warned_of():
 
 @pytest.mark.parametrize(
     ("model", "least", "most"),
-    [("tiny", 1, 4), ("tiny-moe", 4, 8), ("small", 9, 9), ("skywork-moe-146b", 53, 53)],
+    [("tiny", 1, 4), ("tiny-moe", 2, 8), ("small", 9, 9), ("skywork-moe-146b", 53, 53)],
 )
 def test_fragments_grow_with_the_model(model, least, most):
     plan = make_plan(TWO, run_of(model))

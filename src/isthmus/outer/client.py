@@ -36,7 +36,7 @@ from isthmus.rundir import RunDir
 from isthmus.wire.tls import ClientTls
 from isthmus.wire.transport import Peer, Session
 
-TICK_S = 0.25
+TICK_S = 1.0
 QUEUE_SIZE = 10_000
 LINK_SAMPLE_S = 2.0
 REFUSAL_S = 60.0

@@ -22,7 +22,6 @@ class Flight:
 
     seq: int
     payloads: list[np.ndarray]
-    residual_before: np.ndarray
 
 
 class Replica:
@@ -38,6 +37,7 @@ class Replica:
         self._codec, self._down_codec, self._block = codec, down_codec, block
         self._published = np.zeros(layout.size, np.float32)
         self._residual = np.zeros(layout.size, np.float32)
+        self._residual_before = np.zeros(layout.size, np.float32)
         self._flight: Flight | None = None
 
     def encode(self, site: str, incarnation: int, seq: int) -> tuple[float, tuple[Fragment, ...]]:
@@ -46,7 +46,7 @@ class Replica:
         Returns its norm (NaN if it is not finite) and what to name in the Commit.
         """
         vectors = self._vectors
-        before = self._residual.copy()
+        self._residual_before[:] = self._residual
         payloads, fragments, squares = [], [], 0.0
         views = [self._layout.views(flat) for flat in (vectors.reference, vectors.snapshot, self._residual)]
         for index, (reference, snapshot, residual) in enumerate(zip(*views, strict=True)):
@@ -56,8 +56,8 @@ class Replica:
             digest = xxhash.xxh3_64_hexdigest(encoded.payload.data)
             fragments.append(Fragment(key, encoded.payload.size, digest))
             payloads.append(encoded.payload)
-        vectors.reference[:] = vectors.snapshot
-        self._flight = Flight(seq, payloads, before)
+            reference[:] = snapshot  # while both are in the cache
+        self._flight = Flight(seq, payloads)
         return float(np.sqrt(squares)), tuple(fragments)
 
     @property
@@ -70,7 +70,7 @@ class Replica:
         if self._flight is None or self._flight.seq != seq:
             return
         if discarded:
-            self._residual[:] = self._flight.residual_before
+            self._residual[:] = self._residual_before
         self._flight = None
 
     def install(self, payloads: list[np.ndarray], full: bool) -> str:

@@ -15,8 +15,9 @@ from isthmus.units import Bytes, Count, Seconds
 
 MIN_FRAGMENTS = 8
 """For models large enough, however few layers they have."""
-MIN_FRAGMENT_PARAMS = 2**19
-"""Below this a fragment's fixed costs outweigh what sending it early gains."""
+MIN_FRAGMENT_PARAMS = 2**20
+"""One chunk of the transport in int8. Below this a fragment's fixed costs outweigh what sending it early
+gains."""
 
 
 def make_plan(fleet: FleetSpec, run: RunSpec, step_s: Mapping[str, float] | None = None) -> Plan:

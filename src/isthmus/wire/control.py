@@ -30,6 +30,7 @@ class Control:
         self._current = memoryview(b"")
         self._blocked = False
         self._unread = False
+        self._owner = 0
         self._parser = Parser()
         self._buffer = memoryview(bytearray(_READ_BYTES))
         self._awake, self._waker = socket.socketpair()
@@ -40,7 +41,8 @@ class Control:
         self._poll.register(self._sock, select.POLLIN)
 
     def start(self) -> None:
-        """From here on the connection belongs to this object alone."""
+        """From here on the connection belongs to this object, and the object to this thread."""
+        self._owner = threading.get_ident()
         self._sock.setblocking(False)
 
     def queue(self, frame: bytes) -> bool:
@@ -50,7 +52,8 @@ class Control:
                 return False
             self._out.append(frame)
             self._queued_bytes += len(frame)
-        self.wake()
+        if threading.get_ident() != self._owner:  # which sends first thing in its next turn anyway
+            self.wake()
         return True
 
     def wake(self) -> None:

@@ -200,10 +200,10 @@ class ShaperProcess:
     def __init__(self, target: Address, rate_bps: float = 0, delay_s: float = 0):
         command = [sys.executable, "-m", "isthmus.wire.shaper", "--target", format_address(target)]
         command += ["--rate", f"{rate_bps} bps", "--delay", f"{delay_s} s"]
-        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-        assert self._process.stdin is not None
-        assert self._process.stdout is not None
-        self._orders, answers = self._process.stdin, self._process.stdout
+        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
+        self._orders, answers = self.process.stdin, self.process.stdout
         with answers:
             self.address = parse_address(json.loads(answers.readline())["address"])
 
@@ -217,10 +217,10 @@ class ShaperProcess:
         with contextlib.suppress(OSError):
             self._orders.close()
         try:
-            self._process.wait(5.0)
+            self.process.wait(5.0)
         except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait(5.0)
+            self.process.kill()
+            self.process.wait(5.0)
 
     def __enter__(self) -> "ShaperProcess":
         return self

@@ -1,105 +1,116 @@
 """outer.equivalent_compute.* and outer.bytes*.*: what a link costs, in tokens and in bytes.
 
-Arms take turns on one machine, each with sites of equal CPU quota: alone at the same time, joined with int8,
-joined with int4, joined with fp32 that waits for its transfers, and torchft. A figure is the median over the
-rounds of a ratio within one round, as the machine's speed drifts between them.
+The machine's speed drifts within seconds, and two processes of the same program differ by per cents. So one
+and the same sites take turns of some seconds: by themselves, while the server, the clients and the links
+stand still, then joined, for a whole number of versions. What is only shown beside (fp32 that waits for its
+transfers, torchft, one site at a time) runs between two launches of the sites without a server.
 """
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from statistics import median
+import time
+from collections.abc import Callable, Sequence
+from functools import partial
+from statistics import mean
 from typing import NamedTuple
 
 from isthmus.journal.events import AnyEvent
 from isthmus.spec.count import count_params
-from isthmus.spec.run import RunSpec
 from isthmus_bench.document import Result
 from isthmus_bench.netns import can_use_namespaces
 from isthmus_bench.outer import measure, setup, torchft_peer
-from isthmus_bench.outer.fleet import Alone, Fleet, Link, sites
+from isthmus_bench.outer.fleet import Alone, Fleet, Link, Run, sites
 from isthmus_bench.outer.torchft_run import TorchftPair
 
+LINK = Link()
 QUOTAS = {2: 0.8, 3: 0.5}
 """Number of sites -> cores of each; the rest is for the server and the links."""
 CODECS = ("int8", "int4")
+FP32_WAITS = {"mode": "strict", "delay": 0, "codec": "fp32", "down_codec": "fp32"}
 WAITED_SHARE = 0.52
 """Time that fp32 takes on the link over the compute time of a window: what H is chosen for; >= 0.5 asked."""
 SKIP_STEPS = 5
-
-
-@dataclass
-class Rounds:
-    """Tokens/s of each arm in each round."""
-
-    link: Link
-    quota: float
-    inner_steps: int
-    window_s: float
-    alone: list[float] = field(default_factory=list)
-    apart: float = 0.0
-    """The first site with no other at the same time, times the number of sites."""
-    joined: dict[str, list[float]] = field(default_factory=dict)
-    traffic: dict[str, list[measure.Traffic]] = field(default_factory=dict)
-    bound: list[float] = field(default_factory=list)
-    """Of each site of the arms that count: share of the time in which it used up its quota."""
-
-    def ratio(self, arm: str) -> float:
-        """Of the rounds in which both ran; nan if there is none."""
-        both = zip(self.joined.get(arm, []), self.alone, strict=False)
-        ratios = [joined / alone for joined, alone in both]
-        return median(ratios) if ratios else math.nan
+APART_S = 4.0
+VERSIONS = 3
+"""Of a turn in which the sites are joined. One more goes before it, as all push at once after a pause."""
+_PATIENCE_S = 60.0
 
 
 class Size(NamedTuple):
-    duration_s: float
-    rounds: int
+    turns: int
+    other_s: float
+    """For each arm that is only shown beside."""
     torchft: tuple[tuple[int, int], ...]
     """(fragments, delay) of each arm of the peer."""
 
 
-FULL = Size(40.0, 3, ((1, 0), (2, 1)))
-QUICK = Size(15.0, 1, ((1, 0),))
+FULL = Size(14, 24.0, ((1, 0), (2, 1)))
+QUICK = Size(1, 15.0, ((1, 0),))
+
+
+class Arm(NamedTuple):
+    """One codec."""
+
+    ratios: list[float]
+    """Of each pair of turns: tokens/s joined over tokens/s apart."""
+    joined: float
+    apart: float
+    """Tokens/s, mean of the turns."""
+    traffic: list[measure.Traffic]
+    """Of each site."""
+    bound: list[float]
+    """Of each site: share of the time in which it used up its quota."""
 
 
 def run(quick: bool) -> list[Result]:
-    """Minutes in quick mode, a quarter of an hour otherwise."""
+    """Minutes in quick mode, twenty otherwise."""
     size = QUICK if quick else FULL
     results: list[Result] = []
     for count in (2, 3):
-        measured = measure_rounds(count, size)
-        results += _equivalent(count, measured)
+        first = _alone(count, size.other_s)
+        inner_steps = choose_inner_steps(LINK, count * setup.BATCH * setup.SEQ_LEN / first)
+        arms = {codec: take_turns(count, codec, inner_steps, size.turns) for codec in CODECS}
+        beside = _beside(count, inner_steps, size)
+        results += [_equivalent(count, codec, inner_steps, arm, beside) for codec, arm in arms.items()]
         if count == 2:
-            results += [row for codec in CODECS for row in _bytes(codec, measured.traffic[codec])]
+            results += [row for codec, arm in arms.items() for row in _bytes(codec, arm.traffic)]
     return results
 
 
-def measure_rounds(count: int, size: Size) -> Rounds:
-    """Arms that are only shown beside the figures run in the first round alone."""
-    link, cpus = Link(), dict.fromkeys(sites(count), QUOTAS[count])
-    first, bound = _alone(cpus, size.duration_s)
-    step_s = count * setup.BATCH * setup.SEQ_LEN / first
-    inner_steps = choose_inner_steps(link, step_s)
-    done = Rounds(link, QUOTAS[count], inner_steps, inner_steps * step_s, bound=bound)
-    for number in range(size.rounds):
-        rate, bound = _alone(cpus, size.duration_s) if number else (first, [])
-        done.alone.append(rate)
-        done.bound.extend(bound)
-        for codec in CODECS:
-            spec = setup.spec(inner_steps=inner_steps, codec=codec, down_codec=codec)
-            _join(done, codec, spec, cpus, size.duration_s)
-        if number == 0:
-            waits = {"mode": "strict", "delay": 0, "codec": "fp32", "down_codec": "fp32"}
-            _join(done, "fp32", setup.spec(inner_steps=inner_steps, **waits), cpus, size.duration_s)
-            if count == 2:
-                _torchft(done, cpus, size)
-    done.apart = count * _alone({name: cpus[name] for name in sites(1)}, size.duration_s)[0]
-    return done
+def take_turns(count: int, codec: str, inner_steps: int, turns: int) -> Arm:
+    spec = setup.spec(inner_steps=inner_steps, codec=codec, down_codec=codec)
+    joined: list[measure.Span] = []
+    with Fleet(spec, dict.fromkeys(sites(count), QUOTAS[count]), link=LINK) as fleet:
+        _take_up(fleet, VERSIONS)
+        for _ in range(turns):
+            fleet.train_apart(APART_S)
+            joined.append(measure.Span(_take_up(fleet, 1), _take_up(fleet, VERSIONS)))
+        events, bound = fleet.poll(), fleet.bound_shares()
+    useful = measure.merged_share(events)
+    rates = [
+        (useful * _rate(events, fleet, there), _rate(events, fleet, apart))
+        for there, apart in zip(joined, fleet.apart, strict=True)
+    ]
+    longest_s = fp32_transfer_s(LINK) / 4
+    awake = measure.without_pauses([e for e in events if e.wall_s > fleet.bound_s], fleet.apart)
+    return Arm(
+        ratios=[there / apart for there, apart in rates],
+        joined=mean(there for there, _ in rates),
+        apart=mean(apart for _, apart in rates),
+        traffic=[measure.traffic(awake, site, longest_s) for site in fleet.cpus],
+        bound=bound,
+    )
+
+
+def _take_up(fleet: Fleet, count: int) -> float:
+    """Waits until every site has taken up so many more versions; the time then."""
+    enough = measure.version_of_all(fleet.poll(), list(fleet.cpus)) + count
+    fleet.wait(lambda events: measure.version_of_all(events, list(fleet.cpus)) >= enough, _PATIENCE_S)
+    return time.time()
 
 
 def choose_inner_steps(link: Link, step_s: float) -> int:
-    """The largest H whose compute time leaves fp32 `WAITED_SHARE` of it on the link; even, at least 2."""
-    return max(2, math.floor(fp32_transfer_s(link) / WAITED_SHARE / step_s / 2) * 2)
+    """The largest H whose compute time leaves fp32 `WAITED_SHARE` of it on the link, at least 2."""
+    return max(2, math.floor(fp32_transfer_s(link) / WAITED_SHARE / step_s))
 
 
 def fp32_transfer_s(link: Link) -> float:
@@ -107,71 +118,87 @@ def fp32_transfer_s(link: Link) -> float:
     return 2 * (4 * count_params(setup.MODEL) * 8 / link.bandwidth_bps + link.round_trip_s)
 
 
-def _alone(cpus: Mapping[str, float], duration_s: float) -> tuple[float, list[float]]:
-    """Tokens/s of all sites, and how far each was bound by its quota."""
-    with Alone(setup.spec(), cpus) as run:
-        events, bound = run.train_on(duration_s), run.bound_shares()
-    return _step_rate(events, run.bound_s, list(cpus)), bound
+def _rate(events: Sequence[AnyEvent], fleet: Run, span: measure.Span) -> float:
+    """Tokens/s of all sites in the span."""
+    return sum(measure.step_rate(events, site, span) for site in fleet.cpus)
 
 
-def _step_rate(events: Sequence[AnyEvent], bound_s: float, names: Sequence[str]) -> float:
-    after = [event for event in events if event.wall_s > bound_s]
-    span = measure.common_span(after, names, SKIP_STEPS)
-    return sum(measure.step_rate(events, site, span) for site in names)
+def _whole_rate(fleet: Run) -> float:
+    """Since all sites train under their quota, but for the first steps."""
+    events = [event for event in fleet.poll() if event.wall_s > fleet.bound_s]
+    return _rate(events, fleet, measure.common_span(events, list(fleet.cpus), SKIP_STEPS))
 
 
-def _join(done: Rounds, arm: str, spec: RunSpec, cpus: Mapping[str, float], duration_s: float) -> None:
-    with Fleet(spec, cpus, link=done.link) as run:
-        events = [event for event in run.train_on(duration_s) if event.wall_s > run.bound_s]
-        bound = run.bound_shares()
-    done.joined.setdefault(arm, []).append(sum(measure.merged_rate(events, site) for site in cpus))
-    if arm in CODECS:
-        done.bound.extend(bound)
-        longest_s = fp32_transfer_s(done.link) / 4
-        done.traffic.setdefault(arm, []).extend(measure.traffic(events, site, longest_s) for site in cpus)
+def _merged_rate(fleet: Run) -> float:
+    events = [event for event in fleet.poll() if event.wall_s > fleet.bound_s]
+    return sum(measure.merged_rate(events, site) for site in fleet.cpus)
 
 
-def _torchft(done: Rounds, cpus: Mapping[str, float], size: Size) -> None:
+def _alone(count: int, duration_s: float, num_started: int | None = None) -> float:
+    """Tokens/s of `count` sites without a server; if only some are started, each stands for as many."""
+    started = num_started or count
+    with Alone(setup.spec(), dict.fromkeys(sites(started), QUOTAS[count])) as fleet:
+        fleet.train_on(duration_s)
+        return _whole_rate(fleet) * count / started
+
+
+def _beside(count: int, inner_steps: int, size: Size) -> dict[str, float]:
+    """Other arm -> its tokens/s over those of the sites without a server, launched before and after it."""
+    ratios: dict[str, float] = {}
+    before = _alone(count, size.other_s)
+    for name, reach in _others(count, inner_steps, size).items():
+        reached = reach()
+        after = _alone(count, size.other_s)
+        ratios[name] = 2 * reached / (before + after)
+        before = after
+    return ratios
+
+
+def _others(count: int, inner_steps: int, size: Size) -> dict[str, Callable[[], float]]:
+    cpus = dict.fromkeys(sites(count), QUOTAS[count])
+
+    def reach(fleet: Run, rate: Callable[[Run], float]) -> float:
+        with fleet:
+            fleet.train_on(size.other_s)
+            return rate(fleet)
+
+    waits = Fleet(setup.spec(inner_steps=inner_steps, **FP32_WAITS), cpus, link=LINK)
+    others = {
+        "fp32, strict, delay 0": partial(reach, waits, _merged_rate),
+        "one site at a time, without a server": partial(_alone, count, size.other_s, 1),
+    }
     peer = torchft_peer.find()
-    if peer is None or not can_use_namespaces():
-        return
-    spec = setup.spec(inner_steps=done.inner_steps)
-    for fragments, delay in size.torchft:
-        arguments = ["--fragments", str(fragments), "--delay", str(delay)]
-        with TorchftPair(spec, cpus, peer=peer, arguments=arguments, link=done.link) as run:
-            events = run.train_on(size.duration_s)
-        arm = f"{peer.name} (fp32, {fragments} fragment(s), delay {delay})"
-        done.joined[arm] = [_step_rate(events, run.bound_s, list(cpus))]
+    if count == 2 and peer and can_use_namespaces():
+        for fragments, delay in size.torchft:
+            spec = setup.spec(inner_steps=inner_steps - inner_steps % fragments)
+            arguments = ["--fragments", str(fragments), "--delay", str(delay)]
+            pair = TorchftPair(spec, cpus, peer=peer, arguments=arguments, link=LINK)
+            name = f"{peer.name} (fp32, {fragments} fragment(s), delay {delay})"
+            others[name] = partial(reach, pair, _whole_rate)
+    return others
 
 
-def _equivalent(count: int, done: Rounds) -> list[Result]:
-    fp32_s = fp32_transfer_s(done.link)
-    beside = {arm: done.ratio(arm) for arm in done.joined if arm not in CODECS}
-    beside = {_shown(arm): ratio for arm, ratio in beside.items()}
+def _equivalent(count: int, codec: str, inner_steps: int, arm: Arm, beside: dict[str, float]) -> Result:
+    fp32_s = fp32_transfer_s(LINK)
+    window_s = inner_steps * count * setup.BATCH * setup.SEQ_LEN / arm.apart
     note = (
-        f"{count} sites of {done.quota:g} cores, {done.link.bandwidth_bps / 1e6:.0f} Mbit/s and "
-        f"{done.link.round_trip_s * 1e3:.0f} ms each, TLS; H = {done.inner_steps}: window {done.window_s:.2f}"
-        f" s, fp32 both ways {fp32_s:.2f} s, {fp32_s / done.window_s:.2f} of it; tokens/s pushed and merged, "
-        "from a site's second push to its last, over those of all sites alone at the same time "
-        f"({median(done.alone):.0f}; one at a time {done.apart:.0f}); {len(done.alone)} round(s); "
-        f"{_bound(done)}"
+        f"{count} sites of {QUOTAS[count]:g} cores, {LINK.bandwidth_bps / 1e6:.0f} Mbit/s and "
+        f"{LINK.round_trip_s * 1e3:.0f} ms each, TLS; H = {inner_steps}: window {window_s:.2f} s, fp32 both "
+        f"ways {fp32_s:.2f} s, {fp32_s / window_s:.2f} of it; tokens/s trained and merged while joined "
+        f"({arm.joined:.0f}) over those while server, clients and links stand still ({arm.apart:.0f}), "
+        f"{len(arm.ratios)} turn(s) of each, single ones {min(arm.ratios):.2f} to {max(arm.ratios):.2f}; "
+        f"{_bound(arm)}"
     )
     if count == 2 and torchft_peer.find() is None:
         note += f"; {torchft_peer.missing_note()}"
-    return [
-        Result(f"outer.equivalent_compute.{count}sites.{codec}", done.ratio(codec), "ratio", beside, note)
-        for codec in CODECS
-    ]
+    name = f"outer.equivalent_compute.{count}sites.{codec}"
+    return Result(name, arm.joined / arm.apart, "ratio", beside, note)
 
 
-def _bound(done: Rounds) -> str:
-    if not done.bound:
+def _bound(arm: Arm) -> str:
+    if not arm.bound:
         return "without quotas"
-    return f"the sites used up their quota in {min(done.bound):.0%} of the periods or more"
-
-
-def _shown(arm: str) -> str:
-    return "fp32, strict, delay 0" if arm == "fp32" else arm
+    return f"the sites used up their quota in {min(arm.bound):.0%} of the periods or more"
 
 
 def _bytes(codec: str, each: Sequence[measure.Traffic]) -> list[Result]:

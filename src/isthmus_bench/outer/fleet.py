@@ -31,6 +31,7 @@ from isthmus.spec.fleet import FleetSpec, LinkSpec, SiteSpec
 from isthmus.spec.run import RunSpec
 from isthmus.units import Bandwidth, Seconds
 from isthmus_bench.netns import LinkShape, Star, star
+from isthmus_bench.outer.measure import Span
 from isthmus_bench.quota import Quota, can_use_quotas, quota
 
 POLL_S = 0.1
@@ -182,6 +183,8 @@ class Fleet(Run):
     """Sites joined by a parameter server, each behind a link of its own."""
 
     link: Link = DISTANT
+    apart: list[Span] = field(default_factory=list)
+    """When the sites were left to themselves."""
 
     def start(self) -> None:
         self.star: Star = self.stack.enter_context(star({name: self.link.shape for name in self.cpus}))
@@ -202,6 +205,23 @@ class Fleet(Run):
         wait_for_address(self.run, self.server)
         for site in self.cpus:
             self._start_site(site)
+
+    def train_apart(self, duration_s: float) -> Span:
+        """Server, clients and links stand still for so long; the sites train on, each by itself, on the work
+        they hold. Shorter than `Timing.silence_s`, so that no link is dialled again.
+        """
+        start_s = time.time()
+        self._signal_others(signal.SIGSTOP)
+        self.train_on(duration_s)
+        self._signal_others(signal.SIGCONT)
+        self.apart.append(Span(start_s, time.time()))
+        return self.apart[-1]
+
+    def _signal_others(self, number: signal.Signals) -> None:
+        for child in (self.server, *(place.client for place in self.places)):
+            if child:
+                child.signal(number)
+        self.star.signal(number)
 
     @property
     def run_dirs(self) -> list[Path]:

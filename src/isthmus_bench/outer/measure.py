@@ -3,6 +3,8 @@
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
+import msgspec
+
 from isthmus.journal.events import (
     AnyEvent,
     ContributionReceived,
@@ -10,6 +12,7 @@ from isthmus.journal.events import (
     RangeDiscarded,
     RangeMerged,
     StepDone,
+    VersionApplied,
     VersionPublished,
 )
 
@@ -26,6 +29,15 @@ class Span(NamedTuple):
 
     def overlap_s(self, other: "Span") -> float:
         return max(0.0, min(self.end_s, other.end_s) - max(self.start_s, other.start_s))
+
+
+def without_pauses(events: Iterable[AnyEvent], pauses: Sequence[Span]) -> list[AnyEvent]:
+    """The events by a clock that stands still during the pauses."""
+
+    def awake_s(at_s: float) -> float:
+        return at_s - sum(min(pause.end_s, at_s) - pause.start_s for pause in pauses if pause.start_s < at_s)
+
+    return [msgspec.structs.replace(event, wall_s=awake_s(event.wall_s)) for event in events]
 
 
 def step_rate(events: Iterable[AnyEvent], site: str, span: Span) -> float:
@@ -89,6 +101,24 @@ def _discarded(
         ):  # fmt: skip
             bad.append(push)
     return bad
+
+
+def version_of_all(events: Iterable[AnyEvent], sites: Sequence[str]) -> int:
+    """The newest version that every site has taken up."""
+    newest = dict.fromkeys(sites, 0)
+    for event in events:
+        if isinstance(event, VersionApplied):
+            newest[event.site] = max(newest[event.site], event.version)
+    return min(newest.values())
+
+
+def merged_share(events: Iterable[AnyEvent]) -> float:
+    """Of the samples whose fate is known, the part that was merged; 1 where none is known."""
+    ends = {RangeMerged: 0, RangeDiscarded: 0}
+    for event in events:
+        if isinstance(event, RangeMerged | RangeDiscarded):
+            ends[type(event)] += event.end - event.start
+    return ends[RangeMerged] / sum(ends.values()) if sum(ends.values()) else 1.0
 
 
 class Coverage(NamedTuple):
