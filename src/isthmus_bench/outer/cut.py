@@ -13,7 +13,7 @@ from isthmus_bench.outer.fleet import Fleet, Link, sites
 CUT_S = 10.0
 LINK = Link(bandwidth_bps=20e6)
 """Slow, so that the middle of a transfer is easy to hit: 9.4 MB in fp32 take 4 s."""
-INNER_STEPS = 10
+INNER_STEPS = 20
 STREAMS = 2
 SITE, OTHER = sites(2)
 _FIRST_PUSHES = 2

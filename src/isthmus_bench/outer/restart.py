@@ -12,7 +12,7 @@ from isthmus_bench.outer import measure, setup
 from isthmus_bench.outer.fleet import Fleet, sites
 
 CPUS = dict.fromkeys(sites(2), 0.8)
-INNER_STEPS = 8
+INNER_STEPS = 16
 AWAY_S = 10.0
 _FIRST_VERSIONS = 4
 _BEFORE_S = 12.0
@@ -77,4 +77,4 @@ def _finished(events: Sequence[AnyEvent]) -> bool:
 
 def _tokens(duration_s: float) -> int:
     """About so long for two sites at the speed that a slow machine has."""
-    return round(2 * duration_s * setup.BATCH * setup.SEQ_LEN / 0.35)
+    return round(2 * duration_s * setup.BATCH * setup.SEQ_LEN / 0.175)

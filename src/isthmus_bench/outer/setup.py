@@ -12,7 +12,7 @@ MODEL = ModelSpec(
 """2.4M parameters: a push is 9.4 MB in fp32."""
 ENDLESS = Count(10**9)
 SEQ_LEN = 128
-BATCH = 8
+BATCH = 4
 """Sequences in an inner step of a site."""
 
 

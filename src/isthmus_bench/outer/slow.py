@@ -8,8 +8,8 @@ from isthmus_bench.outer.torchft_run import TorchftPair
 
 FAST, SLOW = sites(2)
 CPUS = {FAST: 0.9, SLOW: 0.3}
-INNER_STEPS = 12
-_SKIP_STEPS = 15
+INNER_STEPS = 24
+_SKIP_STEPS = 30
 """Of the slow site: its speed has to be known first."""
 
 
