@@ -243,6 +243,23 @@ def test_a_gap_or_a_wrong_hash_asks_for_the_whole_version():
     assert client.said(Applied)[-1].version == 4
 
 
+def test_a_version_that_is_replaced_at_once_is_not_offered():
+    """An executor installs when told, so a base offered after that would be of the newer version."""
+    client = training()
+    for number in (1, 2):
+        client.hear(
+            VersionReady(
+                epoch=1, version=number, base=number - 1, hash=f"h{number}", contributors=(),
+                merged={}, window=4,
+            )
+        )  # fmt: skip
+        client.feed(state.VersionArrived(number, number - 1, 0.1))
+    client.feed(state.Installed(1, "h1"))
+    client.feed(state.Installed(2, "h2"))
+    assert [install.ready.version for install in client.of(state.Install)] == [1, 2]
+    assert [offer.version for offer in client.of(state.OfferBase)] == [0, 2]
+
+
 def test_an_older_version_is_not_taken():
     client = training()
     client.version(1)

@@ -420,6 +420,7 @@ class Client:
     def _do_offer(self, action: machine.OfferBase) -> None:
         assert self._replica
         assert self._state
+        assert self._state.version == action.version
         self._replica.offer(action.minus)
         self._offered_hash = self._state.hash
         self._tell(bridge.BaseReady(action.version, action.pushes_seen, action.reset, action.moments))

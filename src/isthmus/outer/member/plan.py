@@ -208,9 +208,12 @@ def tell_start(state: MemberState) -> AnyAction | None:
 
 
 def offer_base(state: MemberState) -> AnyAction | None:
-    """A newer version, or the same one after a discard. One offer at a time."""
+    """A newer version, or the same one after a discard. One offer at a time, and none of what an install that
+    goes before it replaces.
+    """
     pending = state.pending
-    busy = state.offer is not None or state.installing is not None or (pending and not pending.encoded)
+    installs = state.installing is not None or install(state) is not None
+    busy = state.offer is not None or installs or (pending and not pending.encoded)
     if not state.attached or state.terms is None or state.version < 0 or busy or state.forget:
         return None
     first = state.taken < 0

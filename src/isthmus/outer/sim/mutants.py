@@ -190,6 +190,10 @@ def _stop_before_merge(state: Any) -> bool:
     return done >= state.config.terms.budget
 
 
+def _offer_what_is_replaced(state: Any) -> Any:
+    return _member_plan.offer_base(replace(state, announced=()))
+
+
 def _without(rules: tuple[Callable[..., Any], ...], name: str) -> tuple[Callable[..., Any], ...]:
     rest = tuple(rule for rule in rules if rule.__name__ != name)
     assert len(rest) == len(rules) - 1, f"no rule {name}"
@@ -297,6 +301,13 @@ MUTANTS = (
         bug="a site that misses a version never asks for it",
         swaps=((_member_plan, "RULES", _without(_member_plan.RULES, "want_refresh")),),
         config=SimConfig(faults=("bit_flip", "cut"), num_faults=6),
+    ),
+    Mutant(
+        name="offer_what_is_replaced",
+        bug="the base of a version is offered after the next one was installed",
+        swaps=(
+            (_member_plan, "RULES", (*_without(_member_plan.RULES, "offer_base"), _offer_what_is_replaced)),
+        ),
     ),
     Mutant(
         name="stop_before_merge",

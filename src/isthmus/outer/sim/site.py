@@ -113,8 +113,10 @@ class SimSite:
             case state.Forget():
                 self._forget(action)
             case state.Install():
-                self.process.later(0.02, self._install, action.ready)
+                self._install(action.ready)
             case state.OfferBase():
+                if action.version != self.state.version:
+                    raise InvariantError(f"{self.name} offers {self.state.version} as {action.version}")
                 self.world.checks.offered(self.name, self.incarnation, action.version, action.minus)
                 minus = self.sent[action.minus] if action.minus is not None else 0.0
                 self.base = self.published - minus
