@@ -16,6 +16,8 @@ from isthmus.wire.frames import HEADER_BYTES, Buffer, FrameError, Header, Kind
 
 _TCP_INFO = struct.Struct("<8B24I")
 _DRAUGHT_BYTES = 128 << 10
+_SLOW_BYTES_PER_S = 100e6
+"""Below this a reader outruns its link so far that it mostly wakes and sleeps."""
 
 
 class Channel:
@@ -31,6 +33,7 @@ class Channel:
         self.heard_s = time.monotonic()
         """When bytes last arrived."""
         self._header = memoryview(bytearray(HEADER_BYTES))
+        self._slow = False
         self._arrival = select.poll()
         self._arrival.register(sock, select.POLLIN)
 
@@ -59,7 +62,8 @@ class Channel:
         """Fills `view`. Raises ConnectionError at the end of the stream."""
         position, size = 0, len(view)
         receive = self.sock.recv_into
-        here = size if size < _DRAUGHT_BYTES else 0
+        start_s = time.monotonic()
+        here = 0 if self._slow and size >= _DRAUGHT_BYTES else size
         while position < size:
             if position >= here:
                 here = position + self._await(size - position)
@@ -69,6 +73,8 @@ class Channel:
             position += count
             self.heard_s = time.monotonic()
         self.bytes_in += size
+        if size >= _DRAUGHT_BYTES:
+            self._slow = size < _SLOW_BYTES_PER_S * (self.heard_s - start_s)
 
     def _await(self, count: int) -> int:
         """Sleeps until `count` bytes or a good part of them are here; returns how many.
