@@ -206,7 +206,7 @@ class Fleet(Run):
         for site in self.cpus:
             self._start_site(site)
 
-    def train_apart(self, duration_s: float) -> Span:
+    def train_apart(self, duration_s: float) -> None:
         """Server, clients and links stand still for so long; the sites train on, each by itself, on the work
         they hold. Shorter than `Timing.silence_s`, so that no link is dialled again.
         """
@@ -215,7 +215,6 @@ class Fleet(Run):
         self.train_on(duration_s)
         self._signal_others(signal.SIGCONT)
         self.apart.append(Span(start_s, time.time()))
-        return self.apart[-1]
 
     def _signal_others(self, number: signal.Signals) -> None:
         for child in (self.server, *(place.client for place in self.places)):
