@@ -163,7 +163,7 @@ def test_transfers_are_bounded(monkeypatch):
 
 @pytest.mark.parametrize(
     ("rate_bps", "rtt_s", "chunk_mib", "window"),
-    [(100e6, 0.03, 1, 750_000), (1e9, 0.03, 4, 7_500_000), (20e9, 50e-6, 4, 250_000), (0, 0, 1, 0)],
+    [(100e6, 0.03, 1, 750_000), (1e9, 0.03, 4, 7_500_000), (20e9, 50e-6, 4, 12_500_000), (0, 0, 1, 0)],
 )
 def test_chunk_and_window_follow_the_link(rate_bps, rtt_s, chunk_mib, window):
     assert transfer.choose_chunk(rate_bps, rtt_s) == chunk_mib << 20

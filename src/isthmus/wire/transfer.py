@@ -31,11 +31,12 @@ def choose_chunk(rate_bps: float, rtt_s: float) -> int:
 def choose_window(rate_bps: float, rtt_s: float, streams: int) -> int:
     """Bytes a stream may have unconfirmed; one chunk always may be.
 
-    Four times the stream's share of what the link holds: where a chunk takes longer than the round trip that
-    is one chunk, so a cut costs one per stream; on long fat links, and for small payloads, it grows with the
-    rate that the last window reached.
+    Four times the stream's share of what the link holds, or what it carries in 10 ms if that is more, since
+    threads take turns more slowly than a short link does. Where a chunk takes longer than that it is one
+    chunk, so a cut costs one per stream; on long fat links, and for small payloads, it grows with the rate
+    that the last window reached.
     """
-    return min(MAX_WINDOW, round(4 * rate_bps / 8 * rtt_s / streams))
+    return min(MAX_WINDOW, round(rate_bps / 8 * max(4 * rtt_s, 0.01) / streams))
 
 
 @dataclass(frozen=True, slots=True)
