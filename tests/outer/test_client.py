@@ -13,14 +13,14 @@ import pytest
 
 from isthmus import __version__
 from isthmus.errors import AuthError
-from isthmus.outer import bridge, messages
-from isthmus.outer import client as client_module
-from isthmus.outer.client import Client, Handler, listen
+from isthmus.outer import bridge, client_executor, messages
+from isthmus.outer.client import Handler, listen
+from isthmus.outer.client_executor import Client
 from isthmus.outer.layout import build_layout
 from isthmus.outer.ledger import Ledger
 from isthmus.outer.protocol import ServerConfig
 from isthmus.outer.ranges import total
-from isthmus.outer.server import Server
+from isthmus.outer.server_executor import Server
 from isthmus.spec.run import OuterSpec
 from isthmus.wire import certs
 from isthmus.wire.transport import ClientTls, Listener, ServerTls, Session, Timing
@@ -262,7 +262,7 @@ def certificates(tmp_path_factory):
 
 @pytest.fixture
 def fleet(tmp_path, certificates, monkeypatch):
-    monkeypatch.setattr(client_module, "TICK_S", 0.01)
+    monkeypatch.setattr(client_executor, "TICK_S", 0.01)
     opened = []
 
     def make(**changes):
@@ -343,7 +343,7 @@ def test_another_code_version_is_refused(fleet, monkeypatch):
     run = fleet()
     run.site("a")
     run.wait(lambda: run.log.of("SiteJoined"))
-    monkeypatch.setattr(client_module, "__version__", "0.0.0")
+    monkeypatch.setattr(client_executor, "__version__", "0.0.0")
     other = run.site("b")
     run.wait(lambda: other.refused)
     assert "0.0.0" in other.refused.reason
@@ -378,7 +378,7 @@ def test_a_site_far_behind_catches_up(fleet):
             busy.wait(60.0)
         return real(self, action)
 
-    run.monkeypatch.setitem(client_module._EXECUTE, client_module.machine.Install, install)
+    run.monkeypatch.setitem(client_executor._EXECUTE, client_executor.machine.Install, install)
     run.site("b")
     run.wait(lambda: run.ledger.book.version >= 13)
     busy.set()

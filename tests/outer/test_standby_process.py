@@ -16,7 +16,8 @@ from isthmus.errors import AuthError
 from isthmus.journal.reader import Reader
 from isthmus.journal.store import DiskStore
 from isthmus.outer import bridge
-from isthmus.outer.client import Client, Handler, listen
+from isthmus.outer.client import Handler, listen
+from isthmus.outer.client_executor import Client
 from isthmus.outer.dialect import dialect
 from isthmus.outer.layout import build_layout
 from isthmus.outer.protocol import records

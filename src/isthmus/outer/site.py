@@ -13,7 +13,7 @@ progress, cf. arXiv 2502.12996).
 """
 
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,7 +25,8 @@ from torch import nn
 
 from isthmus.errors import InputError, UnreachableError
 from isthmus.outer import bridge, ranges
-from isthmus.outer.layout import Layout, build_layout
+from isthmus.outer.layout import build_layout
+from isthmus.outer.parameters import Exchange
 from isthmus.outer.spawn import ClientProcess
 
 M = TypeVar("M", bound=bridge.LocalMessage)
@@ -67,44 +68,8 @@ class _Window:
         self.group_tokens = [a + b for a, b in zip(old, counts, strict=True)]
 
 
-class Exchange:
-    """Copies a model's parameters to and from the shared vectors.
-
-    Parameters may live on any device and have any float type; the vectors are fp32 on the host. Where the
-    parameters are fp32 on the host, nothing is copied twice.
-    """
-
-    def __init__(self, model: nn.Module, layout: Layout, vectors: bridge.Vectors):
-        self._parameters = dict(model.named_parameters())
-        self._pieces = [(p.tensor, p.start, p.offset, p.length) for p in layout.pieces()]
-        self._reference = torch.from_numpy(vectors.reference)
-        self._snapshot = torch.from_numpy(vectors.snapshot)
-        self._base = torch.from_numpy(vectors.base)
-
-    def _slices(self) -> Iterator[tuple[torch.Tensor, slice]]:
-        for name, start, offset, length in self._pieces:
-            flat = self._parameters[name].detach().view(-1)[start : start + length]
-            yield flat, slice(offset, offset + length)
-
-    def save(self) -> None:
-        """snapshot := local parameters."""
-        for local, where in self._slices():
-            self._snapshot[where].copy_(local)
-
-    def load(self) -> None:
-        """local parameters := base."""
-        for local, where in self._slices():
-            local.copy_(self._base[where])
-
-    def take_up(self) -> None:
-        """local := (local - reference) + base; exact where local equals reference bit for bit."""
-        for local, where in self._slices():
-            progress = (
-                local if local.device.type == "cpu" and local.dtype == torch.float32 else local.cpu().float()
-            )
-            progress.sub_(self._reference[where]).add_(self._base[where])
-            if progress is not local:
-                local.copy_(progress)
+def _addresses(server: str | Sequence[str]) -> list[str]:
+    return [server] if isinstance(server, str) else list(server)
 
 
 class Site(AbstractContextManager["Site"]):
@@ -115,10 +80,12 @@ class Site(AbstractContextManager["Site"]):
 
     Args:
         model: its parameters are what is trained; all sites must have the same names and shapes.
-        optimizer: its moments are dropped when the server asks for it (after a quarantined push); may be
-        None. name: this site's, as in its certificate. server: host:port of the parameter server. certs:
-        folder made by `isthmus certs init` or `isthmus server start`. line: socket of a client that runs
-        already, instead of `name`, `server` and `certs`. job: hashes and batch size, see `SiteJob`.
+        optimizer: its moments are dropped when the server asks for it (after a quarantined push).
+        name: this site's, as in its certificate.
+        server: host:port of the parameter server; a list with its standby's where it has one.
+        certs: folder made by `isthmus certs init` or `isthmus server start`.
+        line: socket of a client that runs already, instead of `name`, `server` and `certs`.
+        job: hashes and batch size, see `SiteJob`.
     """
 
     def __init__(  # noqa: PLR0913 - the public face; each is used by its name
@@ -127,13 +94,13 @@ class Site(AbstractContextManager["Site"]):
         optimizer: torch.optim.Optimizer | None = None,
         *,
         name: str = "",
-        server: str = "",
+        server: str | Sequence[str] = (),
         certs: Path | str = "",
         line: str = "",
         job: SiteJob | None = None,
     ):
         self._model, self._optimizer = model, optimizer
-        self._client = None if line else ClientProcess.start(name, server, Path(certs))
+        self._client = None if line else ClientProcess.start(name, _addresses(server), Path(certs))
         self._socket_path = line or str(self._client.line if self._client else "")
         self._job = job or SiteJob()
         self._layout = build_layout(

@@ -3,6 +3,7 @@
 import shutil
 import signal
 import subprocess
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,18 +24,19 @@ class ClientProcess:
     process: subprocess.Popen[bytes]
 
     @classmethod
-    def start(cls, site: str, server: str, certs: Path) -> "ClientProcess":
+    def start(cls, site: str, servers: Sequence[str], certs: Path) -> "ClientProcess":
         """Raises InputError if one of the three is missing, or the certificates are not this site's."""
-        if not (site and server and certs.is_dir()):
+        if not (site and servers and all(servers) and certs.is_dir()):
             raise InputError(
                 "a site needs its name, the server's host:port and its certificates",
-                where=f"outer.Site(name={site!r}, server={server!r}, certs={str(certs)!r})",
+                where=f"outer.Site(name={site!r}, server={list(servers)!r}, certs={str(certs)!r})",
                 hint="`isthmus server start` prints all three",
             )
         ClientTls.load(certs, site)
         folder = bridge.line_folder()
         places = ["--run-dir", str(folder), "--line", str(folder / "client.sock"), "--certs", str(certs)]
-        argv = leash.command("isthmus.outer.client", ["--site", site, "--server", server, *places])
+        dial = [word for server in servers for word in ("--server", server)]
+        argv = leash.command("isthmus.outer.client", ["--site", site, *dial, *places])
         return cls(folder, argv, _spawn(argv, folder))
 
     def revive(self) -> None:

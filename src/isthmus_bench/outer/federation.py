@@ -19,8 +19,8 @@ from isthmus.models.transformer import Transformer, expert_groups
 from isthmus.outer.bridge import Vectors
 from isthmus.outer.layout import Layout, build_layout
 from isthmus.outer.merge import MasterState, Publication, Push, Rule, merge, publish
+from isthmus.outer.parameters import Exchange
 from isthmus.outer.replica import Replica
-from isthmus.outer.site import Exchange
 from isthmus.outer.weights import Share
 from isthmus.spec.run import OuterSpec, RunSpec
 from isthmus.train.learner import Learner
