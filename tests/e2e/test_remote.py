@@ -2,6 +2,7 @@
 one's own."""
 
 import datetime
+import json
 import signal
 import sys
 from pathlib import Path
@@ -64,11 +65,15 @@ class Served:
         self.run, self.path = run, run.path
         self.script = run.folder / "loop.py"
         self.script.write_text(LOOP)
-        arguments = ["--run", run.folder / "run.yaml", "--fleet", run.folder / "fleet.yaml"]
-        self.process = run.isthmus("server", "start", run.path, *arguments, "--bind", "127.0.0.1:0")
+        self.process = self.again()
         address = run.path / "server" / "address"
         run.wait(address.exists, "the server's address")
         self.address, self.certs = address.read_text().strip(), run.path / "certs"
+
+    def again(self):
+        run = self.run
+        arguments = ["--run", run.folder / "run.yaml", "--fleet", run.folder / "fleet.yaml"]
+        return run.isthmus("server", "start", run.path, *arguments, "--bind", "127.0.0.1:0")
 
     def site(self, name: str, *more: object, command=(), certificates: Path | None = None, **kwargs):
         run = self.run
@@ -111,6 +116,10 @@ def test_sites_that_are_started_one_by_one(short):
     told = short.end(served.process)
     assert "Traceback" not in told
     check_served(short)
+    assert "has finished" in short.end(served.again(), code=2)
+    answer = json.loads(short.end(short.isthmus("generate", short.path, "def ", "--max-tokens", 4, "--json")))
+    assert answer["trained_tokens"] == 61_440
+    assert Path(answer["weights"]).parent == short.path / "final"
 
 
 def test_a_site_under_torchrun(short):
@@ -130,6 +139,7 @@ def test_a_loop_of_ones_own_with_leases(short):
         assert "version" in short.end(site)
     short.end(served.process)
     check_served(short)
+    assert not (short.path / "final").exists()
 
 
 def test_a_loop_of_ones_own_without_leases(short):

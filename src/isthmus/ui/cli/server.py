@@ -7,11 +7,12 @@ from typing import Annotated
 from cyclopts import App, Parameter
 
 from isthmus.agent.prepare import started, write_run
-from isthmus.errors import InputError
+from isthmus.errors import InputError, NotFoundError
 from isthmus.journal.writer import Journal
 from isthmus.planner.make import make_plan
 from isthmus.rundir import RunDir
 from isthmus.spec.load import load_fleet, load_run, split_overrides
+from isthmus.spec.run import RunSpec
 from isthmus.wire.certs import site_names
 
 app = App(name="server", help="Run the parameter server that joins the sites.")
@@ -32,7 +33,8 @@ def start(
 
     Makes certificates for the fleet's sites in RUN_DIR/certs: copy RUN_DIR/certs/NAME to site NAME, and
     start it there with `isthmus train --site NAME --server HOST:PORT --certs NAME`, or with `outer.Site` in
-    a loop of your own.
+    a loop of your own. What sites of `isthmus train` have trained is in RUN_DIR/final at the end, if the
+    data are prepared on this machine too.
 
     Parameters
     ----------
@@ -59,8 +61,25 @@ def start(
     with Journal(place.path, "launcher") as journal:
         journal.emit(started(spec, plan))
     print(f"serving {', '.join(fleet_spec.sites)}; certificates in {place.certs}", file=sys.stderr)
-    print(f"server ended: {serve(place, last_address(place) or bind)}", file=sys.stderr)
+    reason = serve(place, last_address(place) or bind)
+    print(f"server ended: {reason}", file=sys.stderr)
+    if reason == "budget":
+        _save(place, spec)
     return 0
+
+
+def _save(place: RunDir, spec: RunSpec) -> None:
+    """The finished model to RUN_DIR/final, if it can be written here."""
+    from isthmus.agent.finish import save_final
+
+    try:
+        with Journal(place.path, "launcher") as journal:
+            saved = save_final(place, spec, journal)
+    except NotFoundError as error:
+        print(f"note: no {place.final}; the weights stay in {place.server}: {error}", file=sys.stderr)
+    else:
+        if saved:
+            print(f"the model is in {place.final}", file=sys.stderr)
 
 
 @app.command
