@@ -213,6 +213,18 @@ def test_leases_of_an_earlier_membership_are_void_even_if_the_ranges_are_the_sam
     assert client.of(state.OfferBase)[-1].reset
 
 
+def test_what_a_void_push_worked_on_is_work_again_when_this_membership_leases_it():
+    client = training()
+    client.push(((0, 40),))
+    client.feed(state.LinkDown("primary"))
+    client.feed(state.LinkUp("primary"))
+    client.welcome(grants=1, admission=2)
+    client.feed(state.LinkDown("primary"))  # the grant of (0, 8) is lost on the way
+    client.feed(state.LinkUp("primary"))
+    client.welcome(held=((0, 8),), grants=2, admission=2)
+    assert client.of(state.GiveWork)[-1].ranges == ((0, 8),)
+
+
 def test_a_grant_is_taken_once():
     client = training()
     for _ in range(2):

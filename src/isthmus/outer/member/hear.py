@@ -127,8 +127,8 @@ def _welcome(state: MemberState, server: str, message: Welcome) -> MemberState:
 def _reconcile(state: MemberState, admission: int, held: Ranges) -> MemberState:
     """Leases as the server has them. Work that is no longer ours must not be pushed: the ranks start over."""
     lost = intersect(state.lost, held)
-    same = admission == state.admission
-    in_flight = state.pending.contribution.ranges if state.pending and same else ()
+    pending = state.pending
+    in_flight = pending.contribution.ranges if pending and pending.contribution.admission == admission else ()
     fresh = subtract(subtract(subtract(held, state.work), lost), in_flight)
     kept = intersect(state.work, held)
     gone = kept != state.work or (admission != state.admission and bool(state.work))
