@@ -18,6 +18,7 @@ from isthmus.errors import AuthError, InputError, UnreachableError
 from isthmus.journal import events as journal
 from isthmus.journal.writer import Journal
 from isthmus.outer import bridge, member, messages
+from isthmus.outer.arrivals import Arrivals
 from isthmus.outer.client_memory import Memory
 from isthmus.outer.member import state as machine
 from isthmus.outer.replica import Replica
@@ -75,8 +76,7 @@ class Client:
         self._replica: Replica | None = None
         self._attach: bridge.Attach | None = None
         self._early: list[machine.AnyEvent] = []
-        self._blobs: dict[str, np.ndarray] = {}
-        self._announced: dict[tuple[int, int], tuple[messages.VersionReady, float]] = {}
+        self._arrivals = Arrivals()
         self._upload: tuple[int, float, set[str]] = (0, 0.0, set())
         self._refused_s = 0.0
         self._told_line: bridge.Line | None = None
@@ -138,7 +138,7 @@ class Client:
                 self._tell(bridge.Refused(event.message, event.hint or ""))
                 raise event
             case Blob(key=key, payload=payload):
-                self._blobs[key] = payload
+                self._arrivals.add(key, payload)
                 self._check_versions()
             case Sent(key=key):
                 self._sent(key)
@@ -159,7 +159,7 @@ class Client:
     def _announce(self, ready: messages.VersionReady) -> None:
         """Only what the machine heeds: one of a lower epoch has the same numbers and other fragments."""
         if self._state is not None and ready in self._state.announced:
-            self._announced[ready.version, ready.base] = (ready, self._clock.now_s())
+            self._arrivals.announce(ready, self._clock.now_s())
 
     def _feed(self, event: machine.AnyEvent) -> None:
         if self._state is None:
@@ -222,6 +222,7 @@ class Client:
     def _attached(self, attach: bridge.Attach) -> None:
         if self._attach is None:
             self._attach = attach
+            self._arrivals.num_fragments = attach.layout.num_fragments
             self._vectors = bridge.Vectors.make(attach.layout.size)
         elif attach.layout.hash != self._attach.layout.hash:
             self._tell(bridge.Refused("the restarted ranks build another model", "restart the site's client"))
@@ -236,9 +237,9 @@ class Client:
             attach = self._attach
             self._state = machine.MemberState(
                 site=self._site,
-                incarnation=self._memory.incarnation,
-                voted_epoch=self._memory.voted_epoch,
-                voted_for=self._memory.voted_for,
+                incarnation=self._memory.kept.incarnation,
+                voted_epoch=self._memory.kept.voted_epoch,
+                voted_for=self._memory.kept.voted_for,
                 identity=messages.Identity(
                     model_hash=attach.model_hash,
                     data_hash=attach.data_hash,
@@ -286,16 +287,8 @@ class Client:
 
     def _check_versions(self) -> None:
         """Tells the machine of announced versions whose fragments are all here."""
-        assert self._attach or not self._announced
-        for (version, base), (ready, started_s) in list(self._announced.items()):
-            keys = self._version_keys(ready)
-            if all(key in self._blobs for key in keys):
-                del self._announced[version, base]
-                self._feed(machine.VersionArrived(version, base, self._clock.now_s() - started_s))
-
-    def _version_keys(self, ready: messages.VersionReady) -> list[str]:
-        assert self._attach
-        return [messages.version_key(ready, index) for index in range(self._attach.layout.num_fragments)]
+        for ready, started_s in self._arrivals.complete():
+            self._feed(machine.VersionArrived(ready.version, ready.base, self._clock.now_s() - started_s))
 
     def _sent(self, key: str) -> None:
         seq, started_s, waiting = self._upload
@@ -355,11 +348,8 @@ class Client:
     def _do_install(self, action: machine.Install) -> None:
         assert self._replica
         ready = action.ready
-        payloads = [self._blobs.pop(key) for key in self._version_keys(ready)]
+        payloads = self._arrivals.take(ready)
         digest = self._replica.install(payloads, full=ready.base < 0)
-        self._blobs = {
-            key: payload for key, payload in self._blobs.items() if int(key.split("/")[2]) > ready.version
-        }
         self._fresh_bytes += sum(payload.size for payload in payloads)
         self._refreshed = self._refreshed or ready.base < 0
         self._feed(machine.Installed(ready.version, digest))
