@@ -89,8 +89,14 @@ def fingerprint(model: torch.nn.Module) -> str:
 def train_both(run: Path, tokens: str) -> int:
     """Server and both sites on this machine."""
     fleet = Path(__file__).parent / "two_sites" / "fleet.yaml"
-    settings = [f"train.tokens={tokens}", f"data.seq_len={SEQ_LEN}", f"train.batch_size={BATCH_SIZE}"]
-    overrides = [word for setting in (*settings, "outer.inner_steps=20") for word in ("--set", setting)]
+    settings = [
+        f"train.tokens={tokens}",
+        f"data.seq_len={SEQ_LEN}",
+        f"train.batch_size={BATCH_SIZE}",
+        "outer.inner_steps=20",
+        "outer.mode=strict",  # nobody starts alone: the whole budget is a matter of seconds
+    ]
+    overrides = [word for setting in settings for word in ("--set", setting)]
     isthmus = Path(sys.executable).with_name("isthmus")
     start = [isthmus, "server", "start", run, "--fleet", fleet, "--bind", "127.0.0.1:0", *overrides]
     server = subprocess.Popen(start)

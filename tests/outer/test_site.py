@@ -310,6 +310,28 @@ def test_strict_takes_the_version_up_exactly_delay_steps_after_the_push(bench, d
     assert [(t.version, t.delay_steps) for t in taken] == [(1, delay), (2, delay), (3, delay)]
 
 
+@pytest.mark.timeout(30)
+def test_a_strict_delay_is_measured_once_and_then_holds(bench):
+    model = build()
+    site, client = bench.join(model, strict=True, inner_steps=5)
+    seed = 0
+    for version in (1, 2, 3):
+        while site._pushes < version:
+            move(model, seed := seed + 1)
+            site.step(tokens=1)
+        client.take_push()
+        client.line.send(bridge.MayPush())
+        move(model, seed := seed + 1)
+        assert not site.step(tokens=1)
+        client.offer(client.vectors.snapshot, version=version, pushes_seen=version)
+        move(model, seed := seed + 1)
+        assert not site.step(tokens=1)
+        move(model, seed := seed + 1)
+        assert site.step(tokens=1)
+        assert site.delay == 3
+        assert client.expect(bridge.Taken).delay_steps == 3
+
+
 def test_a_site_without_work_pushes_what_it_has(bench):
     site, client = bench.join(build(), inner_steps=100)
     client.line.send(bridge.Granted(((0, 4),)))

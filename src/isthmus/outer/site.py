@@ -279,11 +279,9 @@ class Site(AbstractContextManager["Site"]):
         if self.strict:
             if self._pushes == 0:
                 return False
-            if self.delay < 0:
-                if self._base is None and self._since_push < self.inner_steps:
-                    return False
+            if self.delay < 0 and (self._base is not None or self._since_push >= self.inner_steps):
                 self.delay = min(self._since_push + 1, self.inner_steps)
-            elif self._since_push != self.delay:
+            if self._since_push != self.delay:
                 return False
             self._wait_until(lambda: self._base is not None, "the round's version")
         if self._base is None:
