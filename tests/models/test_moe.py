@@ -3,7 +3,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from isthmus.models.moe import MoE, dispatch
+from isthmus.models.dispatch import dispatch
+from isthmus.models.moe import MoE
 from isthmus.models.router import Choice, Router, balance_loss, top_k
 
 

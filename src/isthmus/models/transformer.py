@@ -38,8 +38,7 @@ class Block(nn.Module):
         self.attn = Attention(spec, layer)
         self.ffn_norm = RMSNorm(spec.hidden_size, spec.norm_eps)
         if spec.is_moe_layer(layer):
-            width = spec.expert_ffn_size or spec.ffn_size
-            self.moe = MoE(spec.hidden_size, width, spec.num_experts, spec.top_k)
+            self.moe = MoE(spec.hidden_size, spec.expert_width, spec.num_experts, spec.top_k)
         else:
             self.ffn = FeedForward(spec.hidden_size, spec.ffn_size)
         self.is_moe = spec.is_moe_layer(layer)
@@ -132,7 +131,7 @@ class Transformer(nn.Module):
         if not aux_losses:
             none = torch.zeros(0, self.spec.num_experts, dtype=torch.int64, device=tokens_BT.device)
             return normed, x_BTD.new_zeros(()), none
-        aux_loss = torch.stack(aux_losses).sum() * self.spec.aux_loss_coef
+        aux_loss = torch.stack(aux_losses).sum() * 0.01
         return normed, aux_loss, torch.stack(expert_tokens)
 
 

@@ -32,11 +32,16 @@ def _layer_shapes(spec: ModelSpec, layer: int) -> Iterator[tuple[str, Shape]]:
         yield "ffn.gate_up.weight", (2 * spec.ffn_size, hidden)
         yield "ffn.down.weight", (hidden, spec.ffn_size)
         return
+    width = spec.expert_width
     yield "moe.router.weight", (spec.num_experts, hidden)
-    width = spec.expert_ffn_size or spec.ffn_size
+    if spec.router_bias:
+        yield "moe.router.bias", (spec.num_experts,)
     for expert in range(spec.num_experts):
         yield f"moe.experts.{expert}.gate_up", (hidden, 2 * width)
         yield f"moe.experts.{expert}.down", (width, hidden)
+    if spec.shared_ffn_size:
+        yield "moe.shared.gate_up.weight", (2 * spec.shared_ffn_size, hidden)
+        yield "moe.shared.down.weight", (hidden, spec.shared_ffn_size)
 
 
 def count_params(spec: ModelSpec) -> int:
@@ -45,7 +50,5 @@ def count_params(spec: ModelSpec) -> int:
 
 def count_active_params(spec: ModelSpec) -> int:
     """Parameters one token passes through: all but the experts that its router does not choose."""
-    width = spec.expert_ffn_size or spec.ffn_size
-    moe_layers = sum(spec.is_moe_layer(layer) for layer in range(spec.num_layers))
-    idle_experts = moe_layers * max(0, spec.num_experts - spec.top_k)
-    return count_params(spec) - idle_experts * 3 * spec.hidden_size * width
+    idle_experts = len(spec.moe_layers) * max(0, spec.num_experts - spec.top_k)
+    return count_params(spec) - idle_experts * 3 * spec.hidden_size * spec.expert_width

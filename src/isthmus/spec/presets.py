@@ -60,7 +60,7 @@ SKYWORK_13B = ModelSpec(
     max_seq_len=4096,
 )
 SKYWORK_MOE_146B = replace(
-    SKYWORK_13B, num_experts=16, top_k=2, max_seq_len=8192
+    SKYWORK_13B, num_experts=16, top_k=2, gate_norm=1.0, max_seq_len=8192
 )  # arXiv 2406.06563, table 2
 
 presets: dict[str, ModelSpec] = {

@@ -4,6 +4,7 @@ from typing import Literal
 
 import msgspec
 
+from isthmus.spec.balance import BalanceSpec
 from isthmus.spec.model import ModelSpec
 from isthmus.spec.ranges import AtLeast0, AtLeast1, NonNegative, Positive, Share, ShareBelow1
 from isthmus.units import Count, Seconds
@@ -77,6 +78,8 @@ class TrainSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     """Largest norm of the whole gradient; 0: none."""
     optimizer: Literal["adamw", "sgd"] = "adamw"
     """Inner optimizer; its state stays at its site."""
+    balance: BalanceSpec = BalanceSpec()
+    """Mixture-of-Experts models: what keeps the experts evenly loaded."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """Format of the matrix products; auto: the faster one, measured at the start."""
     seed: AtLeast0 = 0
