@@ -38,17 +38,30 @@ def swiglu(x, gate_up_DF, down_FD):
     return (gate * torch.sigmoid(gate) * up) @ down_FD
 
 
+def scores_of(logits_E, spec):
+    """(scores, probabilities that sum to one) of one token."""
+    if spec.gate_norm:
+        spread = ((logits_E - logits_E.mean()) ** 2).mean()
+        logits_E = spec.gate_norm * (logits_E - logits_E.mean()) / (spread + 1e-6).sqrt()
+    if spec.router_score == "softmax":
+        return logits_E.softmax(-1), logits_E.softmax(-1)
+    return logits_E.sigmoid(), logits_E.sigmoid() / logits_E.sigmoid().sum()
+
+
 def moe(p, x_ND, spec):
-    """(output, balance loss)."""
-    probs = (x_ND @ p["router.weight"].T).softmax(-1)
-    rows = []
-    for x, g in zip(x_ND, probs, strict=True):
-        best = sorted(range(spec.num_experts), key=lambda e: (-float(g[e].detach()), e))[: spec.top_k]
-        total = sum(g[e] for e in best)
-        rows.append(
-            sum(g[e] / total * swiglu(x, p[f"experts.{e}.gate_up"], p[f"experts.{e}.down"]) for e in best)
-        )
-    return torch.stack(rows), ((1 / spec.num_experts - probs.mean(0)) ** 2).sum()
+    """(output, balance loss before any coefficient, eq. 4)."""
+    rows, probs = [], []
+    for x in x_ND:
+        g, prob = scores_of(p["router.weight"] @ x, spec)
+        ranked = g + p["router.bias"] if spec.router_bias else g
+        best = sorted(range(spec.num_experts), key=lambda e: (-float(ranked[e].detach()), e))[: spec.top_k]
+        total = sum(g[e] for e in best) if spec.renormalize else 1.0
+        y = sum(g[e] / total * swiglu(x, p[f"experts.{e}.gate_up"], p[f"experts.{e}.down"]) for e in best)
+        rows.append(spec.route_scale * y)
+        if spec.shared_ffn_size:
+            rows[-1] = rows[-1] + swiglu(x, p["shared.gate_up.weight"].T, p["shared.down.weight"].T)
+        probs.append(prob)
+    return torch.stack(rows), ((1 / spec.num_experts - torch.stack(probs).mean(0)) ** 2).sum()
 
 
 def under(params, prefix):
@@ -56,7 +69,7 @@ def under(params, prefix):
 
 
 def forward(params, spec, tokens_BT):
-    """(logits [B, T, V], weighted balance loss)."""
+    """(logits [B, T, V], balance loss summed over the layers)."""
     x = params["embed.weight"][tokens_BT]
     aux_loss = torch.zeros(())
     for layer in range(spec.num_layers):
@@ -70,10 +83,10 @@ def forward(params, spec, tokens_BT):
         else:
             x = x + swiglu(normed, p["ffn.gate_up.weight"].T, p["ffn.down.weight"].T)
     head = params["embed.weight" if spec.tied_head else "head.weight"]
-    return rms_norm(x, params["norm.weight"], spec.norm_eps) @ head.T, spec.aux_loss_coef * aux_loss
+    return rms_norm(x, params["norm.weight"], spec.norm_eps) @ head.T, aux_loss
 
 
-def loss(params, spec, tokens_BT, targets_BT):
+def loss(params, spec, tokens_BT, targets_BT, coef):
     logits, aux_loss = forward(params, spec, tokens_BT)
     ce_loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1), targets_BT.flatten())
-    return ce_loss + aux_loss
+    return ce_loss + coef * aux_loss

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -5,13 +7,18 @@ from hypothesis import strategies as st
 
 from isthmus.models.dispatch import dispatch
 from isthmus.models.moe import MoE
-from isthmus.models.router import Choice, Router, balance_loss, top_k
+from isthmus.models.router import Router, top_k
+from isthmus.spec.model import ModelSpec
+
+
+def router_of(hidden_size, num_experts, k, **changes) -> Router:
+    return Router(ModelSpec(hidden_size=hidden_size, num_experts=num_experts, top_k=k, **changes))
 
 
 @pytest.mark.parametrize("threads", [1, 2])
 def test_equal_logits_go_to_the_lower_expert(threads):
     torch.set_num_threads(threads)
-    router = Router(8, 6, 3)
+    router = router_of(8, 6, 3)
     with torch.no_grad():
         router.weight.zero_()
     choice = router(torch.randn(5000, 8))
@@ -31,7 +38,7 @@ def test_exact_ties_among_the_best(threads):
 
 
 def test_weights_are_the_renormalised_softmax(draws):
-    router = Router(8, 6, 2)
+    router = router_of(8, 6, 2)
     with torch.no_grad():
         router.weight.normal_(generator=draws)
     x = torch.randn(40, 8, generator=draws)
@@ -42,7 +49,7 @@ def test_weights_are_the_renormalised_softmax(draws):
 
 
 def test_router_computes_in_fp32_for_bf16_tokens(draws):
-    router = Router(8, 6, 2)
+    router = router_of(8, 6, 2)
     with torch.no_grad():
         router.weight.normal_(generator=draws)
     x = torch.randn(40, 8, generator=draws).bfloat16()
@@ -50,14 +57,8 @@ def test_router_computes_in_fp32_for_bf16_tokens(draws):
     assert torch.equal(router(x).expert_NK, router(x.float()).expert_NK)
 
 
-def test_balance_loss():
-    assert float(balance_loss(torch.full((10, 4), 0.25))) == 0.0
-    # All on one of n experts: (1 - 1/n)^2 + (n - 1)/n^2 = 1 - 1/n.
-    assert float(balance_loss(torch.tensor([[1.0, 0, 0, 0]] * 3))) == pytest.approx(0.75)
-
-
 def test_saturated_router_does_not_divide_by_zero():
-    router = Router(2, 4, 2)
+    router = router_of(2, 4, 2)
     with torch.no_grad():
         router.weight.copy_(torch.tensor([[1e4, 0], [-1e4, 0], [-2e4, 0], [-3e4, 0]]))
     choice = router(torch.tensor([[1.0, 0.0], [0.5, 0.5]]))
@@ -83,6 +84,10 @@ def test_dispatch_gives_each_choice_a_row_of_its_expert(tokens, num_experts, k, 
             assert int(plan.token_R[row]) == n
 
 
+def moe_of(hidden_size, ffn_size, num_experts, k) -> MoE:
+    return MoE(ModelSpec(hidden_size=hidden_size, ffn_size=ffn_size, num_experts=num_experts, top_k=k), 0)
+
+
 def fill(layer, draws, scale=0.5):
     with torch.no_grad():
         for param in layer.parameters():
@@ -92,7 +97,7 @@ def fill(layer, draws, scale=0.5):
 
 def test_gradient_of_the_hand_written_pass(draws):
     """Against finite differences, in fp64, with an expert that gets no token."""
-    layer = fill(MoE(4, 3, 3, 2), draws)
+    layer = fill(moe_of(4, 3, 3, 2), draws)
     with torch.no_grad():
         layer.router.weight[2] = 0
         layer.router.weight[:2] = layer.router.weight[:2].abs() + 1
@@ -100,7 +105,7 @@ def test_gradient_of_the_hand_written_pass(draws):
     # The router is fp32 by design, too coarse for finite differences: its choice is held fixed.
     choice = layer.router(x.flatten(0, 1))
     assert 2 not in choice.expert_NK
-    fixed = Choice(choice.expert_NK, choice.weight_NK.detach().double(), choice.aux_loss.detach())
+    fixed = replace(choice, weight_NK=choice.weight_NK.detach().double())
     layer.router.forward = lambda x: fixed
     params = dict(layer.experts.double().named_parameters(prefix="experts"))
 
@@ -115,7 +120,10 @@ def test_padding_of_bf16_segments_leaves_no_trace(draws, monkeypatch):
     results = []
     for multiple in (1, 32):
         monkeypatch.setattr("isthmus.models.moe.BF16_ROWS", multiple)
-        layer = fill(MoE(16, 12, 4, 2), torch.Generator().manual_seed(1))
+        layer = fill(
+            moe_of(16, 12, 4, 2),
+            torch.Generator().manual_seed(1),
+        )
         inputs = x.clone().requires_grad_()
         layer(inputs).y.float().square().sum().backward()
         results.append([inputs.grad, *(p.grad for p in layer.parameters())])

@@ -4,8 +4,10 @@ import reference
 import torch
 
 from isthmus.errors import InputError
+from isthmus.models.balance import Balance
 from isthmus.models.init import init_weights
 from isthmus.models.transformer import Transformer, expert_groups
+from isthmus.spec.balance import BalanceSpec
 from isthmus.spec.count import count_params, param_shapes
 from isthmus.spec.model import ModelSpec
 from isthmus.spec.presets import presets
@@ -21,8 +23,22 @@ VARIANTS = {
     "mha": {"num_kv_heads": 4},
     "mqa": {"num_kv_heads": 1},
     "own-expert-width": {"expert_ffn_size": 12},
-    "strong-balance": {"aux_loss_coef": 10.0},
+    "dense-among-moe": {"first_moe_layer": 0, "dense_layers": [1]},
+    "sigmoid": {"router_score": "sigmoid"},
+    "scores-as-they-are": {"renormalize": False},
+    "sigmoid-as-they-are": {"router_score": "sigmoid", "renormalize": False, "route_scale": 2.5},
+    "gate-norm": {"gate_norm": 2.0},
+    "gate-norm-sigmoid": {"gate_norm": 0.5, "router_score": "sigmoid"},
+    "bias": {"router_bias": True},
+    "sigmoid-bias": {"router_bias": True, "router_score": "sigmoid"},
+    "shared": {"shared_ffn_size": 14},
+    "granular-shared": {"num_experts": 12, "top_k": 5, "expert_ffn_size": 6, "shared_ffn_size": 6},
 }
+
+
+def balance_of(model, **settings) -> Balance:
+    spec = BalanceSpec(**settings)
+    return Balance(spec, torch.full((len(model.spec.moe_layers),), spec.coef))
 
 
 def sample(draws, rows=2, length=9, vocab_size=50):
@@ -37,9 +53,10 @@ def test_loss_logits_and_gradients_match_the_reference(build, draws, changes):
     params = {name: p.detach().clone().requires_grad_() for name, p in model.named_parameters()}
     want_logits, _ = reference.forward(params, model.spec, tokens)
     torch.testing.assert_close(model(tokens).logits, want_logits, rtol=2e-4, atol=2e-4)
-    want = reference.loss(params, model.spec, tokens, targets)
+    coef = 10.0
+    want = reference.loss(params, model.spec, tokens, targets, coef)
     want.backward()
-    output = model(tokens, targets)
+    output = model(tokens, targets, balance=balance_of(model, coef=coef))
     output.loss.backward()
     torch.testing.assert_close(output.loss, want, rtol=1e-5, atol=1e-6)
     for name, param in model.named_parameters():
@@ -81,7 +98,7 @@ def test_documents_do_not_attend_across_their_borders(build, draws):
 
 
 def test_gradients_with_all_rows_split_equal_documents_alone(build, draws):
-    model, alone = build(aux_loss_coef=0.0), build(aux_loss_coef=0.0)
+    model, alone = build(), build()
     tokens, targets = sample(draws, rows=2, length=10)
     docs = torch.tensor([[0] * 4 + [1] * 6] * 2)
     model(tokens, targets, docs).loss.backward()
@@ -105,7 +122,7 @@ def test_the_last_target_counts_only_inside_its_document(build, draws):
 
 
 def test_no_target_counts(build, draws):
-    model = build(aux_loss_coef=0.0)
+    model = build()
     tokens, targets = sample(draws)
     output = model(tokens, torch.full_like(targets, -100))
     output.loss.backward()

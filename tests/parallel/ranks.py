@@ -9,9 +9,11 @@ import torch
 
 from isthmus.comm.collective import Collective
 from isthmus.comm.local import run_ranks
+from isthmus.models.balance import Balance
 from isthmus.models.init import init_weights
 from isthmus.models.transformer import Transformer
 from isthmus.parallel.data_parallel import DataParallel
+from isthmus.spec.balance import BalanceSpec
 from isthmus.spec.model import ModelSpec
 
 SEED = 7
@@ -39,18 +41,21 @@ def batches(count: int) -> list[tuple[torch.Tensor, torch.Tensor]]:
     return out
 
 
-def gradients(model, group, work, bucket_bytes=4096) -> tuple[dict, int]:
+BALANCE = Balance(BalanceSpec(coef=0.05), torch.tensor([0.05]))
+
+
+def gradients(model, group, work, bucket_bytes=4096, balance=BALANCE) -> tuple[dict, int]:
     parallel = DataParallel(model, group, bucket_bytes)
     for index, (tokens, targets) in enumerate(work):
-        output = model(tokens, targets)
+        output = model(tokens, targets, balance=balance)
         parallel.backward(output.loss, output.num_targets, last=index == len(work) - 1)
     total = parallel.finish()
     return {name: p.grad for name, p in model.named_parameters()}, total
 
 
-def reference(model, work) -> dict:
+def reference(model, work, balance=BALANCE) -> dict:
     """One process, plain autograd: sum of token losses over all tokens."""
-    outputs = [model(*batch) for batch in work]
+    outputs = [model(*batch, balance=balance) for batch in work]
     total = sum(int(o.num_targets) for o in outputs)
     sum(o.loss * int(o.num_targets) / total for o in outputs).backward()
     return {name: p.grad for name, p in model.named_parameters()}
@@ -72,12 +77,12 @@ def shares_of_unlike_size_match_one_process(group: Collective) -> int:
     return total
 
 
-def whole_batch_matches_without_balance_loss(group: Collective) -> int:
-    """Without it, the split into micro-batches leaves no trace at all."""
+def whole_batch_matches(group: Collective) -> int:
+    """Without a balance loss, the split into micro-batches leaves no trace at all."""
     work = batches(3)
-    got, total = gradients(build(aux_loss_coef=0.0), group, work[group.rank : group.rank + 1])
+    got, total = gradients(build(), group, work[group.rank : group.rank + 1], balance=None)
     joined = [(torch.cat([w[0] for w in work]), torch.cat([w[1] for w in work]))]
-    compare(got, reference(build(aux_loss_coef=0.0), joined))
+    compare(got, reference(build(), joined, balance=None))
     return total
 
 
@@ -104,7 +109,7 @@ def one_rank_has_no_token_for_an_expert(group: Collective) -> int:
         work = [(t, t.roll(-1, 1)) for t in torch.randint(0, 64, (3, 1, 2), generator=draws)]
         model.zero_grad()
         alone.zero_grad()
-        output = model(*work[group.rank])
+        output = model(*work[group.rank], balance=BALANCE)
         parallel.backward(output.loss, output.num_targets, last=True)
         parallel.finish()
         compare({n: p.grad for n, p in model.named_parameters()}, reference(alone, work))
@@ -130,7 +135,7 @@ def training_keeps_ranks_bit_equal(group: Collective) -> list[float]:
 
 SCENARIOS = (
     shares_of_unlike_size_match_one_process,
-    whole_batch_matches_without_balance_loss,
+    whole_batch_matches,
     idle_experts_and_idle_ranks,
     one_rank_has_no_token_for_an_expert,
     training_keeps_ranks_bit_equal,

@@ -38,7 +38,7 @@ def test_unlike_shares_and_micro_batches_give_the_gradient_of_one_process(report
 
 
 def test_split_batch_gives_the_gradient_of_the_whole(report):
-    assert values(report, "whole_batch_matches_without_balance_loss") == [3 * (16 + 13 + 10)] * 3
+    assert values(report, "whole_batch_matches") == [3 * (16 + 13 + 10)] * 3
 
 
 def test_experts_without_tokens_have_no_gradient_on_any_rank(report):

@@ -58,6 +58,28 @@ class EvalDone(Event, frozen=True, kw_only=True):
     tokens: int
 
 
+class ExpertsCounted(Event, frozen=True, kw_only=True):
+    """What a site's routers did since the last such event. Lists go by MoE layer, inner ones by expert."""
+
+    site: str
+    step: int
+    """The last of the `steps` it covers."""
+    steps: int
+    layers: list[int]
+    """The MoE layers' places in the model."""
+    load: list[list[int]]
+    """Choices that fell on each expert, dropped ones included."""
+    dropped: list[list[int]]
+    """Of them, those above the capacity; in a dropless run above the nominal one, where none is dropped."""
+    entropy: list[float]
+    """Mean entropy of the gate's probabilities, nats."""
+    coef: list[float]
+    """Weight of the balance loss."""
+    similarity: list[float]
+    """Mean cosine of the experts' weights over all pairs; empty where it was not measured (it is at
+    evaluations)."""
+
+
 class RangeLeased(Event, frozen=True, kw_only=True):
     site: str
     start: int
@@ -175,6 +197,7 @@ class Note(Event, frozen=True, kw_only=True):
 
 AnyEvent = (
     RunStarted | RunFinished | SiteJoined | SiteLeft | StepDone | EvalDone
+    | ExpertsCounted
     | RangeLeased | RangeMerged | RangeDiscarded | ContributionReceived | VersionPublished | VersionApplied
     | Quarantined | LinkSample | ServerStarted | CheckpointSaved | CheckpointFailed | Fault | Recovered
     | EventsDropped | Note

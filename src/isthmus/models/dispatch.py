@@ -28,11 +28,19 @@ class Dispatch:
     """False where a choice was dropped: it has no row, and its row_NK is any (0). None: all are kept."""
 
 
-def dispatch(expert_NK: Tensor, num_experts: int, multiple: int) -> Dispatch:
-    """Sort the choices by expert, stable, so that the order is one whatever the thread count."""
+def dispatch(expert_NK: Tensor, num_experts: int, multiple: int, kept_NK: Tensor | None = None) -> Dispatch:
+    """Sort the choices by expert, stable, so that the order is one whatever the thread count.
+
+    Args:
+        multiple: each expert's rows are padded to a multiple of it.
+        kept_NK: False where a choice is dropped; None: all are kept.
+    """
     flat = expert_NK.flatten()
-    counts = torch.bincount(flat, minlength=num_experts)
     order = torch.sort(flat, stable=True).indices
+    if kept_NK is not None:
+        order = order[kept_NK.flatten()[order]]
+        flat = flat[kept_NK.flatten()]
+    counts = torch.bincount(flat, minlength=num_experts)
     padded = (counts + (multiple - 1)).div(multiple, rounding_mode="floor") * multiple
     ends = padded.cumsum(0)
     rows = torch.arange(flat.numel(), device=flat.device)
@@ -40,8 +48,6 @@ def dispatch(expert_NK: Tensor, num_experts: int, multiple: int) -> Dispatch:
     bounds = [0, *ends.tolist()]
     token_R = torch.zeros(bounds[-1], dtype=torch.int64, device=flat.device)
     token_R[rows] = order.div(expert_NK.shape[1], rounding_mode="floor")
-    row_NK = torch.empty_like(flat)
-    row_NK[order] = rows
-    return Dispatch(bounds, token_R, row_NK.view_as(expert_NK), counts)
-
-
+    row_NK = torch.zeros_like(expert_NK)
+    row_NK.view(-1)[order] = rows
+    return Dispatch(bounds, token_R, row_NK, counts, kept_NK)

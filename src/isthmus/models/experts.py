@@ -7,6 +7,7 @@ recomputed, and weighting happens on the narrow side (D, not F).
 Shape suffixes: as in `dispatch`; D hidden, F width of an expert.
 """
 
+from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -19,7 +20,7 @@ from isthmus.models.dispatch import Dispatch
 from isthmus.models.layers import swiglu, swiglu_backward
 
 
-def run_experts(x_ND: Tensor, weight_NK: Tensor, plan: Dispatch, params: list[Tensor]) -> Tensor:
+def run_experts(x_ND: Tensor, weight_NK: Tensor, plan: Dispatch, params: Sequence[Tensor]) -> Tensor:
     """y_n = sum_k weight_nk * expert_nk(x_n), [N, D] in x's dtype.
 
     Args:
@@ -57,7 +58,8 @@ class _Experts(torch.autograd.Function):
         grad_x_RD = torch.empty_like(y_RD)
         grad_weight_R = torch.empty(y_RD.shape[0], device=y_RD.device)
         weight_R1 = y_RD.new_zeros(y_RD.shape[0], 1)
-        weight_R1[plan.row_NK.flatten(), 0] = weight_NK.flatten().to(y_RD.dtype)
+        kept = slice(None) if plan.kept_NK is None else plan.kept_NK.flatten()
+        weight_R1[plan.row_NK.flatten()[kept], 0] = weight_NK.flatten()[kept].to(y_RD.dtype)
         grad_params: list[Tensor | None] = [None] * len(params)
         for expert, (low, high) in enumerate(pairwise(plan.bounds)):
             if low == high:
@@ -73,7 +75,7 @@ class _Experts(torch.autograd.Function):
             grad_params[2 * expert + 1] = (activation.t() @ grad).to(params[0].dtype)
             torch.mm(grad_gate_up, gate_up.t(), out=grad_x_RD[low:high])
         grad_weight_NK = grad_weight_R[plan.row_NK]
-        return _combine(grad_x_RD, plan.row_NK, None), grad_weight_NK, None, *grad_params
+        return _combine(grad_x_RD, plan.row_NK, plan.kept_NK), grad_weight_NK, None, *grad_params
 
 
 def _combine(x_RD: Tensor, row_NK: Tensor, weight_NK: Tensor | None) -> Tensor:

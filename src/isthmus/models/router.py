@@ -1,4 +1,7 @@
-"""Top-k router: which experts each token visits, with what weight, and the loss that balances them."""
+"""Top-k router: which experts each token visits, and with what weight.
+
+Shape suffixes: N tokens, D hidden, E experts, K experts per token.
+"""
 
 from dataclasses import dataclass
 
@@ -6,42 +9,81 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from isthmus.spec.model import ModelSpec
+
+_NORM_EPS = 1e-6
+"""Added under the root of gating-logit normalisation; the paper states none."""
+
 
 @dataclass(frozen=True)
 class Choice:
     expert_NK: Tensor
     """Experts of each token, the best first (int64)."""
     weight_NK: Tensor
-    """Their weights, fp32, summing to one over K."""
-    aux_loss: Tensor
-    """Scalar, before any coefficient."""
+    """Their weights, fp32."""
+    score_NK: Tensor
+    """Their scores before renormalisation, fp32, without gradient: which choices are the surest."""
+    logits_NE: Tensor
+    """Before normalisation, fp32."""
+    gate_NE: Tensor
+    """After it: what the scores are taken of."""
 
 
-def balance_loss(probs_NE: Tensor) -> Tensor:
-    """sum_j (1/n - mean_i g_ij)^2: mean gate probabilities alone (Skywork-MoE, arXiv 2406.06563, eq. 4)."""
-    mean_E = probs_NE.mean(0)
-    return (mean_E - 1.0 / mean_E.shape[0]).square().sum()
-
-
-def top_k(logits_NE: Tensor, k: int) -> Tensor:
+def top_k(values_NE: Tensor, k: int) -> Tensor:
     """Indices of the k largest, best first; equal ones by their index, whatever the thread count.
 
-    `torch.topk` promises no order among equals; a stable sort does.
+    `torch.topk` promises no order among equals; `argmax` gives the first. k passes of it take about a third
+    of the time of a stable sort.
     """
-    return torch.sort(logits_NE, dim=-1, descending=True, stable=True).indices[:, :k]
+    rest_NE = values_NE.clone()
+    best: list[Tensor] = []
+    for _ in range(k):
+        best.append(rest_NE.argmax(-1, keepdim=True))
+        rest_NE.scatter_(1, best[-1], float("-inf"))
+    return torch.cat(best, 1)
+
+
+def normalise_gate(logits_NE: Tensor, scale: float) -> Tensor:
+    """scale (z - mean) / std over each token's experts (Skywork-MoE, arXiv 2406.06563, eq. 6)."""
+    return scale * functional.layer_norm(logits_NE, logits_NE.shape[-1:], eps=_NORM_EPS)
 
 
 class Router(nn.Module):
-    """Softmax over all experts in fp32, the top k renormalised (Skywork-MoE, eq. 1-2). `weight` is [E, D]."""
+    """Scores over all experts in fp32, the top k of them chosen (Skywork-MoE, eq. 1-2).
 
-    def __init__(self, hidden_size: int, num_experts: int, k: int):
+    `weight` is [E, D]. `bias` [E], where the model has one, is added to the scores in choosing alone, has no
+    gradient, and is moved by `train.balance` (arXiv 2408.15664).
+    """
+
+    def __init__(self, spec: ModelSpec):
         super().__init__()
-        self.weight = nn.Parameter(torch.empty(num_experts, hidden_size))
-        self.k = k
+        self.weight = nn.Parameter(torch.empty(spec.num_experts, spec.hidden_size))
+        if spec.router_bias:
+            self.bias = nn.Parameter(torch.empty(spec.num_experts), requires_grad=False)
+        self._spec = spec
 
     def forward(self, x_ND: Tensor) -> Choice:
+        spec = self._spec
         logits_NE = functional.linear(x_ND.float(), self.weight)
-        expert_NK = top_k(logits_NE.detach(), self.k)
-        # Renormalising the top k of a softmax is the softmax of the top k logits, and cannot divide 0 by 0.
-        weight_NK = logits_NE.gather(1, expert_NK).softmax(-1)
-        return Choice(expert_NK, weight_NK, balance_loss(logits_NE.softmax(-1)))
+        gate_NE = normalise_gate(logits_NE, spec.gate_norm) if spec.gate_norm else logits_NE
+        scores_NE = gate_NE.softmax(-1) if spec.router_score == "softmax" else gate_NE.sigmoid()
+        # Softmax can round unlike logits to equal scores: where nothing is added, the logits decide.
+        ranked_NE = scores_NE + self.bias if spec.router_bias else gate_NE
+        expert_NK = top_k(ranked_NE.detach(), spec.top_k)
+        chosen_NK = scores_NE.gather(1, expert_NK)
+        weight_NK = self._weights(gate_NE, expert_NK, chosen_NK)
+        return Choice(expert_NK, weight_NK * spec.route_scale, chosen_NK.detach(), logits_NE, gate_NE)
+
+    def _weights(self, gate_NE: Tensor, expert_NK: Tensor, chosen_NK: Tensor) -> Tensor:
+        if not self._spec.renormalize:
+            return chosen_NK
+        if self._spec.router_score == "softmax":
+            # The softmax of the top k logits is the same, and cannot divide 0 by 0.
+            return gate_NE.gather(1, expert_NK).softmax(-1)
+        return chosen_NK / (chosen_NK.sum(-1, keepdim=True) + torch.finfo(torch.float32).tiny)
+
+    def probs(self, choice: Choice) -> Tensor:
+        """Gate probabilities over all experts [N, E], summing to one: what balance is judged by."""
+        if self._spec.router_score == "softmax":
+            return choice.gate_NE.softmax(-1)
+        return functional.normalize(choice.gate_NE.sigmoid(), p=1.0, dim=-1)

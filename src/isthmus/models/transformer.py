@@ -7,9 +7,10 @@ from torch import Tensor, nn
 
 from isthmus.errors import InputError
 from isthmus.models.attention import Attention, KVCache, LayerCache, Step, find_borders
+from isthmus.models.balance import Balance, Routing, stack
 from isthmus.models.layers import FeedForward, Linear, RMSNorm, rope_tables
 from isthmus.models.loss import IGNORE, linear_cross_entropy
-from isthmus.models.moe import MoE
+from isthmus.models.moe import MoE, MoEOutput
 from isthmus.spec.model import ModelSpec
 
 
@@ -22,13 +23,15 @@ class Output:
     ce_loss: Tensor
     """Mean cross entropy over the targets that count, nats per token."""
     aux_loss: Tensor
-    """Balance loss summed over the MoE layers, times `aux_loss_coef`."""
+    """Weighted balance and z losses, summed over the MoE layers; 0 without a balance."""
     logits: Tensor | None
     """[B, T, V]; None with targets, as the loss never holds them all."""
     expert_tokens: Tensor
-    """Tokens each expert received, [num_moe_layers, num_experts] int64."""
+    """Tokens each expert worked on, [num_moe_layers, num_experts] int64."""
     num_targets: Tensor
     """Targets that counted, int64 scalar: the weight of this batch in a mean over several."""
+    routing: Routing | None
+    """Of all MoE layers, stacked; None without a balance, or without MoE layers."""
 
 
 class Block(nn.Module):
@@ -38,19 +41,19 @@ class Block(nn.Module):
         self.attn = Attention(spec, layer)
         self.ffn_norm = RMSNorm(spec.hidden_size, spec.norm_eps)
         if spec.is_moe_layer(layer):
-            self.moe = MoE(spec.hidden_size, spec.expert_width, spec.num_experts, spec.top_k)
+            self.moe = MoE(spec, spec.moe_layers.index(layer))
         else:
             self.ffn = FeedForward(spec.hidden_size, spec.ffn_size)
         self.is_moe = spec.is_moe_layer(layer)
 
-    def forward(self, x_BTD: Tensor, step: Step) -> tuple[Tensor, tuple[Tensor, Tensor] | None]:
-        """The new residual stream, and (aux loss, tokens per expert) where the layer is MoE."""
+    def forward(self, x_BTD: Tensor, step: Step, balance: Balance | None) -> tuple[Tensor, MoEOutput | None]:
+        """The new residual stream, and what the experts did where the layer is MoE."""
         x_BTD = x_BTD + self.attn(self.attn_norm(x_BTD, step.dtype), step)
         normed = self.ffn_norm(x_BTD, step.dtype)
         if not self.is_moe:
             return x_BTD + self.ffn(normed), None
-        routed = self.moe(normed)
-        return x_BTD + routed.y, (routed.aux_loss, routed.expert_tokens)
+        routed = self.moe(normed, balance)
+        return x_BTD + routed.y, routed
 
 
 class Transformer(nn.Module):
@@ -74,26 +77,32 @@ class Transformer(nn.Module):
         return self.embed.weight if self.spec.tied_head else self.head.weight  # pyright: ignore
 
     def forward(
-        self, tokens_BT: Tensor, targets_BT: Tensor | None = None, doc_ids_BT: Tensor | None = None
+        self,
+        tokens_BT: Tensor,
+        targets_BT: Tensor | None = None,
+        doc_ids_BT: Tensor | None = None,
+        balance: Balance | None = None,
     ) -> Output:
         """Logits, or with targets the loss.
 
         Tokens, targets and document numbers are integers. Targets of -100 do not count, nor do those
         that lie in another document than their token. `doc_ids_BT` may have T + 1 columns, as the data
-        has: the last one then tells whether the last target still lies in its document.
+        has: the last one then tells whether the last target still lies in its document. `balance` is for
+        training: without it no choice of an expert is dropped.
         """
         length = tokens_BT.shape[1]
         borders = None if doc_ids_BT is None else find_borders(doc_ids_BT[:, :length], self.compute_dtype)
         positions = torch.arange(length, device=tokens_BT.device)
-        x_BTD, aux_loss, expert_tokens = self._hidden(tokens_BT, self._step(positions, borders=borders))
-        zero = aux_loss.new_zeros(())
+        x_BTD, routed = self._hidden(tokens_BT, self._step(positions, borders=borders), balance)
+        aux_loss, expert_tokens, routing = self._gather(routed)
         if targets_BT is None:
             logits = x_BTD @ self.head_weight.to(x_BTD.dtype).t()
-            none = torch.zeros((), dtype=torch.int64, device=tokens_BT.device)
-            return Output(zero, zero, zero, logits, expert_tokens, none)
+            zero, none = aux_loss.new_zeros(()), expert_tokens.new_zeros(())
+            return Output(zero, zero, zero, logits, expert_tokens, none, routing)
         targets_BT = _inside_documents(targets_BT.long(), doc_ids_BT)
         ce_loss, count = linear_cross_entropy(x_BTD.flatten(0, 1), self.head_weight, targets_BT.flatten())
-        return Output(ce_loss + aux_loss, ce_loss.detach(), aux_loss.detach(), None, expert_tokens, count)
+        loss = ce_loss + aux_loss
+        return Output(loss, ce_loss.detach(), aux_loss.detach(), None, expert_tokens, count, routing)
 
     def new_cache(self, batch: int, capacity: int) -> KVCache:
         """Room for `capacity` tokens of each of `batch` sequences, in the compute dtype."""
@@ -110,7 +119,7 @@ class Transformer(nn.Module):
         start, end = cache.length, cache.length + tokens_BT.shape[1]
         assert end <= cache.capacity, "the cache is full"
         positions = torch.arange(start, end, device=tokens_BT.device)
-        x_BTD, _, _ = self._hidden(tokens_BT, self._step(positions, cache=cache))
+        x_BTD, _ = self._hidden(tokens_BT, self._step(positions, cache=cache))
         cache.length = end
         return x_BTD[:, -1] @ self.head_weight.to(x_BTD.dtype).t()
 
@@ -118,21 +127,28 @@ class Transformer(nn.Module):
         cos, sin = rope_tables(positions_T, self.spec.head_dim, self.spec.rope_theta, self.compute_dtype)
         return Step(cos, sin, self.compute_dtype, **options)  # pyright: ignore[reportArgumentType]
 
-    def _hidden(self, tokens_BT: Tensor, step: Step) -> tuple[Tensor, Tensor, Tensor]:
-        """(normed last hidden state, weighted balance loss, tokens per expert)."""
+    def _hidden(
+        self, tokens_BT: Tensor, step: Step, balance: Balance | None = None
+    ) -> tuple[Tensor, list[MoEOutput]]:
+        """The normed last hidden state, and what each MoE layer did."""
         x_BTD = nn.functional.embedding(tokens_BT, self.embed.weight)  # pyright: ignore[reportArgumentType]
-        aux_losses, expert_tokens = [], []
+        routed = []
         for layer in self.layers:
-            x_BTD, routed = layer(x_BTD, step)
-            if routed is not None:
-                aux_losses.append(routed[0])
-                expert_tokens.append(routed[1])
-        normed = self.norm(x_BTD, step.dtype)
-        if not aux_losses:
-            none = torch.zeros(0, self.spec.num_experts, dtype=torch.int64, device=tokens_BT.device)
-            return normed, x_BTD.new_zeros(()), none
-        aux_loss = torch.stack(aux_losses).sum() * 0.01
-        return normed, aux_loss, torch.stack(expert_tokens)
+            x_BTD, output = layer(x_BTD, step, balance)
+            if output is not None:
+                routed.append(output)
+        return self.norm(x_BTD, step.dtype), routed
+
+    def _gather(self, routed: list[MoEOutput]) -> tuple[Tensor, Tensor, Routing | None]:
+        """(summed losses, tokens per expert, routing) of all MoE layers; zero, empty and None without any."""
+        device = self.head_weight.device
+        losses = [output.loss for output in routed if output.loss is not None]
+        aux_loss = torch.stack(losses).sum() if losses else torch.zeros((), device=device)
+        if not routed:
+            none = torch.zeros(0, self.spec.num_experts, dtype=torch.int64, device=device)
+            return aux_loss, none, None
+        expert_tokens = torch.stack([output.expert_tokens for output in routed])
+        return aux_loss, expert_tokens, stack([output.routing for output in routed])
 
 
 def expert_groups(model: Transformer) -> dict[str, int]:
@@ -141,10 +157,9 @@ def expert_groups(model: Transformer) -> dict[str, int]:
     The number is the place of the parameter's tokens in the flattened `Output.expert_tokens`.
     """
     spec = model.spec
-    moe_layers = [layer for layer in range(spec.num_layers) if spec.is_moe_layer(layer)]
     return {
         f"layers.{layer}.moe.experts.{expert}.{matrix}": index * spec.num_experts + expert
-        for index, layer in enumerate(moe_layers)
+        for index, layer in enumerate(spec.moe_layers)
         for expert in range(spec.num_experts)
         for matrix in ("gate_up", "down")
     }

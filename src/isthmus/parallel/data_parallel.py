@@ -46,7 +46,8 @@ class DataParallel:
 
     def __init__(self, model: nn.Module, group: Collective, bucket_bytes: int = BUCKET_BYTES):
         self._group = group
-        self._params = [param for param in model.parameters() if param.requires_grad]
+        self._all = list(model.parameters())
+        self._params = [param for param in self._all if param.requires_grad]
         self._weight = torch.zeros((), dtype=torch.int64, device=self._params[0].device)
         self._last = False
         self._started = 0
@@ -60,7 +61,7 @@ class DataParallel:
 
     def broadcast_parameters(self, root: int = 0) -> None:
         """Give all ranks the root's parameters."""
-        for param in self._params:
+        for param in self._all:
             self._group.broadcast_(param.detach(), root)
 
     def backward(self, loss: Tensor, num_targets: Tensor | int, *, last: bool) -> None:

@@ -14,8 +14,8 @@ class BalanceSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     """skywork: sum_j (1/n - mean_i g_ij)^2 (arXiv 2406.06563, eq. 4); switch: n sum_j f_j P_j
     (arXiv 2101.03961, eq. 4)."""
     scope: Literal["micro", "global"] = "micro"
-    """switch only: f_j, the share of choices that fell on expert j, of each micro-batch, or of all ranks' whole
-    batch (of the step before, so that no layer waits for the network)."""
+    """switch only: f_j, the share of choices that fell on expert j, of each micro-batch, or of all ranks'
+    whole batch (of the step before, so that no layer waits for the network)."""
     coef: NonNegative = 0.01
     """Weight of the balance loss of each MoE layer; where `adaptive`, its value at the start."""
     adaptive: bool = False
@@ -33,8 +33,8 @@ class BalanceSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     """Step by which the router's bias moves against an expert's load after each optimizer step; needs
     model.router_bias (arXiv 2408.15664; 0.001 in DeepSeek-V3)."""
     capacity: NonNegative = 0.0
-    """Choices an expert takes from a micro-batch, relative to an even share; the others are dropped. 0: none is
-    dropped."""
+    """Choices an expert takes from a micro-batch, relative to an even share; the others are dropped. 0: none
+    is dropped."""
     drop: Literal["score", "position"] = "score"
     """With a capacity, which choices an expert keeps: the highest scores, or the first in the batch."""
     nominal_capacity: Positive = 1.25

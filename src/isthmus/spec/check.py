@@ -3,6 +3,7 @@
 import re
 from collections.abc import Iterator
 
+from isthmus.spec.balance import BalanceSpec
 from isthmus.spec.build import Problem
 from isthmus.spec.document import dotted
 from isthmus.spec.fleet import FleetSpec
@@ -60,6 +61,7 @@ def check_run(run: RunSpec) -> Iterator[Problem]:
     step_tokens = train.batch_size * data.seq_len
     webhook = run.alerts.webhook
     yield from _check_model(run.model)
+    yield from _check_balance(run.model, train.balance)
     yield from _check_mixture(data)
     yield from _broken(
         (bool(NAME.fullmatch(run.name)), "name", f"'{run.name}' is not usable as a folder's name",
@@ -115,6 +117,21 @@ def _check_model(model: ModelSpec) -> Iterator[Problem]:
         (not is_moe or model.first_moe_layer < model.num_layers, "model.first_moe_layer",
          f"no layer is MoE: the first would be {model.first_moe_layer} of {model.num_layers}",
          "lower it, or set num_experts to 0"),
+        (all(layer < model.num_layers for layer in model.dense_layers), "model.dense_layers",
+         f"the model has {model.num_layers} layers, counted from 0", "leave the others out"),
+        (not is_moe or bool(model.moe_layers) or model.first_moe_layer >= model.num_layers,
+         "model.dense_layers", "no layer is left to be MoE", "shorten it, or set num_experts to 0"),
+    )  # fmt: skip
+
+
+def _check_balance(model: ModelSpec, balance: BalanceSpec) -> Iterator[Problem]:
+    yield from _broken(
+        (not balance.bias_rate or model.router_bias, "train.balance.bias_rate",
+         "the router has no bias to move", "set model.router_bias to true, or this to 0"),
+        (balance.scope == "micro" or balance.loss == "switch", "train.balance.scope",
+         f"the loss '{balance.loss}' has no scope", "leave it out, or set loss to switch"),
+        (not balance.adaptive or balance.loss != "none", "train.balance.adaptive",
+         "there is no loss whose weight could follow the drop rate", "set loss to skywork"),
     )  # fmt: skip
 
 

@@ -11,8 +11,8 @@ class RopeScaling(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     """How the rotary embedding is stretched for contexts longer than it was trained for."""
 
     kind: Literal["none", "linear", "llama3", "yarn"] = "none"
-    """linear: all wavelengths by `factor` (arXiv 2306.15595); llama3: the long ones alone; yarn: the long ones,
-    and the scores are tempered (arXiv 2309.00071)."""
+    """linear: all wavelengths by `factor` (arXiv 2306.15595); llama3: the long ones alone; yarn: the long
+    ones, and the scores are tempered (arXiv 2309.00071)."""
     factor: Positive = 1.0
     """By how much the context grows."""
     original_max_seq_len: AtLeast1 = 8192
@@ -76,8 +76,8 @@ class ModelSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     """The router has a bias that counts in choosing experts but not in weighting them, moved against each
     expert's load (arXiv 2408.15664; see train.balance.bias_rate)."""
     qk_norm: Literal["none", "head", "all"] = "none"
-    """RMSNorm of queries and keys before the rotary embedding: each head by itself (Qwen3), or all heads as one
-    vector (OLMoE)."""
+    """RMSNorm of queries and keys before the rotary embedding: each head by itself (Qwen3), or all heads as
+    one vector (OLMoE)."""
     qkv_bias: bool = False
     """Queries, keys and values have a bias (Qwen2)."""
     tied_head: bool = True

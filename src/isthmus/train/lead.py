@@ -9,7 +9,9 @@ from isthmus.errors import CorruptError, InputError
 from isthmus.journal import events
 from isthmus.journal.store import DiskStore
 from isthmus.journal.writer import Journal
+from isthmus.models.similarity import expert_similarity
 from isthmus.train.checkpoint import CHECKPOINTS, Checkpoint, CheckpointWriter, Facts, Saved, load_newest
+from isthmus.train.expert_watch import ExpertWatch
 from isthmus.train.feed import Done, Feed, FeedState, Offer, StepStats, Work
 from isthmus.train.job import Job
 from isthmus.train.learner import Learner, StepResult
@@ -46,6 +48,7 @@ class Lead:
         self._eval_every_s = float(spec.eval_every) or float("inf")
         self._save_every_s = float(spec.checkpoint_every) or float("inf")
         self._line = ProgressLine(job.site)
+        self._experts = ExpertWatch(job.site, job.run.model.moe_layers)
 
     def resume(self) -> None:
         """Take up the site's newest sound checkpoint, if there is one; those passed over are journaled.
@@ -131,6 +134,12 @@ class Lead:
                     tokens=position.tokens,
                 )
             )
+        self._tell_experts(expert_similarity(self._learner.model))
+
+    def _tell_experts(self, similarity: list[float] | None = None) -> None:
+        counted = self._experts.take(self._position.step, time.monotonic(), similarity)
+        if counted:
+            self._journal.emit(counted)
 
     def stepped(self, work: Work, result: StepResult, lr: float) -> None:
         """Called after each step: the feed may change the parameters here."""
@@ -151,6 +160,8 @@ class Lead:
         )
         self._feed.after_step(stats)
         self._tell(stats)
+        self._experts.add(result.experts)
+        self._tell_experts()
 
     def _tell(self, stats: StepStats) -> None:
         now_s, waited_s = time.monotonic(), self._feed.wait_s

@@ -13,6 +13,7 @@ from isthmus.errors import IsthmusError
 from isthmus.models.transformer import Transformer
 from isthmus.parallel.data_parallel import DataParallel
 from isthmus.spec.run import TrainSpec
+from isthmus.train.balance import Balancer, ExpertStats
 from isthmus.train.batches import Rows, micro_batches
 from isthmus.train.optimizer import clip_gradients, make_optimizer
 from isthmus.train.tensorfile import Arrays
@@ -29,6 +30,8 @@ class StepResult:
     grad_norm: float
     """Before clipping. Where it is not finite, the parameters were left as they were."""
     expert_tokens: list[int]
+    """Tokens each expert worked on, of one MoE layer after the other."""
+    experts: ExpertStats
     step_s: float
     notices: int
     """Ranks that passed `notice`."""
@@ -46,9 +49,11 @@ class Learner:
         self.group = group
         self.micro_batch = micro_batch
         self.device = str(model.head_weight.device)
-        self.optimizer = make_optimizer(spec, model.named_parameters())
+        trained = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
+        self.optimizer = make_optimizer(spec, trained)
         self._parallel = DataParallel(model, group)
-        self._parameters = list(model.parameters())
+        self._balancer = Balancer(model, spec.balance)
+        self._parameters = [parameter for _, parameter in trained]
         self._grad_clip = spec.grad_clip
         self._lost_steps = 0
 
@@ -58,7 +63,7 @@ class Learner:
         Where the gradient is not finite nothing changes; `MAX_LOST_STEPS` times in a row raise IsthmusError.
         """
         start_s = time.perf_counter()
-        sums = self._backward(rows)
+        sums, routed = self._backward(rows)
         num_targets = self._parallel.finish()
         grad_norm = clip_gradients(self._parameters, self._grad_clip)
         if np.isfinite(grad_norm):
@@ -70,12 +75,14 @@ class Learner:
         for parameter in self._parameters:
             parameter.grad = None
         sums[0] = float(notice)
-        self.group.all_reduce_(sums)
-        notices, loss, *expert_tokens = sums.tolist()
+        facts = torch.cat([sums, routed])
+        self.group.all_reduce_(facts)
+        notices, loss, *expert_tokens = facts[: len(sums)].tolist()
         return StepResult(
             loss=loss / max(num_targets, 1),
             grad_norm=grad_norm,
             expert_tokens=[int(count) for count in expert_tokens],
+            experts=self._balancer.update(facts[len(sums) :]),
             step_s=time.perf_counter() - start_s,
             notices=int(notices),
         )
@@ -87,19 +94,22 @@ class Learner:
                 hint="lower train.lr, raise train.warmup, or set train.precision: fp32; then resume",
             )
 
-    def _backward(self, rows: Rows) -> Tensor:
-        """Adds up the gradient; fp32 [free, summed cross entropy, tokens of each expert...] of this rank."""
+    def _backward(self, rows: Rows) -> tuple[Tensor, Tensor]:
+        """Adds up the gradient. Of this rank: fp32 [free, summed cross entropy, tokens of each expert...],
+        and what its routers did.
+        """
         spec = self.model.spec
-        num_counts = sum(map(spec.is_moe_layer, range(spec.num_layers))) * spec.num_experts
-        sums = torch.zeros(2 + num_counts, device=self.device)
+        sums = torch.zeros(2 + len(spec.moe_layers) * spec.num_experts, device=self.device)
+        routed, balance = self._balancer.zeros(), self._balancer.now
         left = len(rows[0])
         for tokens_BT, targets_BT, doc_ids_BT in micro_batches(rows, self.micro_batch, self.device):
             left -= len(tokens_BT)
-            output = self.model(tokens_BT, targets_BT, doc_ids_BT)
+            output = self.model(tokens_BT, targets_BT, doc_ids_BT, balance)
             self._parallel.backward(output.loss, output.num_targets, last=left == 0)
             sums[1] += output.ce_loss.detach() * output.num_targets
             sums[2:] += output.expert_tokens.flatten()
-        return sums
+            self._balancer.add(routed, output.routing)
+        return sums, routed
 
     @torch.no_grad()
     def evaluate(self, rows: Rows) -> float:
@@ -117,7 +127,7 @@ class Learner:
         """All ranks take rank 0's parameters, and its moments if asked."""
         self._parallel.broadcast_parameters()
         if moments:
-            for tensor in self.optimizer.state().values():
+            for tensor in self._moments().values():
                 self.group.broadcast_(tensor)
 
     def parameters(self) -> dict[str, np.ndarray]:
@@ -125,14 +135,20 @@ class Learner:
         return {name: _on_host(parameter) for name, parameter in self.model.named_parameters()}
 
     def moments(self) -> dict[str, np.ndarray]:
-        return {name: _on_host(tensor) for name, tensor in self.optimizer.state().items()}
+        """The optimizer's, and the balance of the experts."""
+        return {name: _on_host(tensor) for name, tensor in self._moments().items()}
+
+    def _moments(self) -> dict[str, Tensor]:
+        return {**self.optimizer.state(), **self._balancer.state()}
 
     @torch.no_grad()
     def restore(self, parameters: Arrays, moments: Arrays) -> None:
         """Raises KeyError if one is missing."""
         for name, parameter in self.model.named_parameters():
             parameter.copy_(torch.from_numpy(parameters[name].copy()))
-        self.optimizer.restore(_tensors(moments))
+        tensors = _tensors(moments)
+        self.optimizer.restore(tensors)
+        self._balancer.restore(tensors)
 
 
 def _on_host(tensor: Tensor) -> np.ndarray:
