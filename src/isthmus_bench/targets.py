@@ -38,6 +38,8 @@ TARGETS = {
     "loader.identical": Target(">=", 1),
     "loader.resume_ms": Target("<=", 50),
     "loader.tokens_per_s": Target(">=", 2e7),
+    "balance.adaptive.loss": Target("<=", 1.005),
+    "balance.adaptive.drop_rate": Target("<=", 0.05),
     "transport.speed": Target(">=", 0.8),
     "transport.cpu": Target("<=", 1.5),
 }
