@@ -136,7 +136,7 @@ def _experts(shown: Figures) -> Table:
     return table
 
 
-def _worst(layers: Sequence[LayerFigures]) -> tuple[str, ...]:
+def _worst(layers: Sequence[LayerFigures]) -> tuple[str | Text, ...]:
     """Of all layers, with the layer it is of; the drop rate and the coefficient are means."""
     largest = max(layers, key=lambda of: of.max_load)
     smallest = min(layers, key=lambda of: of.min_load)
@@ -148,7 +148,7 @@ def _worst(layers: Sequence[LayerFigures]) -> tuple[str, ...]:
         text.percent(fmean(of.drop_rate for of in layers)),
         f"{fmean(of.coef for of in layers):.3g}",
         f"{text.percent(sharpest.entropy)} (layer {sharpest.layer})",
-        str(dead) if dead else "none",
+        Text(str(dead), style="red") if dead else "none",
     )
 
 
