@@ -45,11 +45,12 @@ def test_a_heatmap_leaves_out_what_is_not_known():
 
 
 def test_scales_meet_the_pages_colour_at_an_even_share_and_at_nothing():
-    load = diverging(4.0)
+    load = diverging(4.0, never="never chosen")
     assert [load.place(ratio) for ratio in (0.0, 0.25, 1.0, 2.0, 4.0)] == [-1.0, -1.0, 0.0, 0.5, 1.0]
     assert [label for _, label in load.marks] == ["0.25", "0.5", "1", "2", "4"]
     assert [place for place, _ in rising(0.2, towards=-1).marks] == [0.0, -0.5, -1.0]
-    assert "#" in legend(load)
+    assert "never chosen" in legend(load)
+    assert "never" not in legend(rising(0.2))
 
 
 def test_a_column_is_shared_out_over_the_bins_it_reaches_into():

@@ -126,11 +126,11 @@ def test_smoothing_keeps_the_ends_and_does_not_lag():
     assert [y for _, y in curves.smoothed(straight)] == pytest.approx([y for _, y in straight])
 
 
-def many(layers: int, experts: int, events: int) -> list[e.AnyEvent]:
+def many(layers: int, experts: int, events: int, load: int = 1) -> list[e.AnyEvent]:
     return [
         e.ExpertsCounted(
             wall_s=100.0 + 5 * i, source="rank/a/0", site="a", step=i, steps=1, layers=list(range(layers)),
-            load=[[1000 + (7 * x + 3 * i + 11 * at) % 500 for x in range(experts)] for at in range(layers)],
+            load=[[load * (1000 + (7 * x + 3 * i + at) % 500) for x in range(experts)] for at in range(layers)],
             dropped=[[0] * experts] * layers, entropy=[1.0] * layers, coef=[0.01] * layers,
             similarity=[0.1] * layers,
         )
@@ -158,3 +158,4 @@ def test_a_large_model_has_an_overview_and_a_small_page():
 def test_few_events_and_one_expert_are_drawn():
     checked(render(fold(many(layers=1, experts=2, events=1))))
     checked(render(fold(many(layers=1, experts=1, events=2))))
+    checked(render(fold(many(layers=9, experts=2, events=2, load=0))))

@@ -83,8 +83,10 @@ class Experts(msgspec.Struct, frozen=True, kw_only=True):
     def add(self, event: ExpertsCounted, busy_s: float) -> "Experts":
         """With one more event. busy_s: the site's time in steps so far, which tells when the event's began.
 
-        What came before is dropped if the model has another shape.
+        What came before is dropped if the model has another shape; an event without layers says nothing.
         """
+        if not event.load:
+            return self
         layers = tuple(event.layers)
         if self.columns and (self.layers, _shape(self.columns[-1].load)) != (layers, _shape(event.load)):
             return Experts(busy_s=self.busy_s).add(event, busy_s)
@@ -93,7 +95,6 @@ class Experts(msgspec.Struct, frozen=True, kw_only=True):
             began_s = self.columns[-1].end_s
         new = _column(event, began_s)
         columns, stride, count = _thinned(*self._appended(new))
-        similarity = self.similarity.add(event.wall_s, *event.similarity) if event.similarity else None
         return Experts(
             layers=layers,
             columns=columns,
@@ -101,7 +102,9 @@ class Experts(msgspec.Struct, frozen=True, kw_only=True):
             count=count,
             recent=(*self.recent, new)[-RECENT_EVENTS:],
             busy_s=busy_s,
-            similarity=similarity or self.similarity,
+            similarity=self.similarity.add(event.wall_s, *event.similarity)
+            if event.similarity
+            else self.similarity,
             last_similarity=tuple(event.similarity) or self.last_similarity,
         )
 

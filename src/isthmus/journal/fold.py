@@ -165,8 +165,6 @@ def _eval_done(view: RunView, event: events.EvalDone) -> RunView:
 
 
 def _experts_counted(view: RunView, event: events.ExpertsCounted) -> RunView:
-    if not event.load:
-        return view
     site = _of(view, event.site)
     return _site(view, event.site, experts=site.experts.add(event, site.compute_s + site.wait_s))
 

@@ -14,6 +14,7 @@ from isthmus.ui.report.heat import Heat, Scale, diverging, heatmap, legend, risi
 from isthmus.ui.report.svg import Axis, Point, Series, line_chart
 
 BINS = 160
+"""Most of them over the time of a run."""
 MAX_DOTS = 16
 """Points of a line that are marked if there are no more."""
 MAX_LAYERS = 6
@@ -43,7 +44,7 @@ class Bin(msgspec.Struct):
 
 
 def section(view: RunView, x: Axis) -> str:
-    """Empty for a dense model. x: the time axis, in seconds since the run started."""
+    """The section as markup, empty for a dense model. x: the time axis, in seconds since the run started."""
     sites = counting(site.experts for site in view.sites.values())
     if not sites:
         return ""
@@ -192,15 +193,15 @@ def _layers_heat(title: str, layers: Sequence[LayerFigures], columns: Sequence[S
 
 
 def _drop_rate(of: Bin, i: int) -> float:
-    return of.dropped[i] / of.choices if of.choices else 0.0
+    return of.dropped[i] / max(of.choices, 1e-9)
 
 
 def _entropy(of: Bin, i: int) -> float:
-    return evenness(of.entropy[i] / of.choices, len(of.load[i])) if of.choices else math.nan
+    return evenness(of.entropy[i] / max(of.choices, 1e-9), len(of.load[i]))
 
 
 def _coef(of: Bin, i: int) -> float:
-    return of.coef[i] / of.choices if of.choices else math.nan
+    return of.coef[i] / max(of.choices, 1e-9)
 
 
 def _lines(view: RunView, sites: Sequence[Experts], layers: Sequence[LayerFigures],
