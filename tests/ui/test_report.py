@@ -130,7 +130,7 @@ def many(layers: int, experts: int, events: int, load: int = 1) -> list[e.AnyEve
     return [
         e.ExpertsCounted(
             wall_s=100.0 + 5 * i, source="rank/a/0", site="a", step=i, steps=1, layers=list(range(layers)),
-            load=[[load * (1000 + (7 * x + 3 * i + at) % 500) for x in range(experts)] for at in range(layers)],
+            load=[[load * (1000 + (7 * x + 3 * i) % 500) for x in range(experts)] for _ in range(layers)],
             dropped=[[0] * experts] * layers, entropy=[1.0] * layers, coef=[0.01] * layers,
             similarity=[0.1] * layers,
         )

@@ -226,15 +226,16 @@ def _lines(view: RunView, sites: Sequence[Experts], layers: Sequence[LayerFigure
         return [(row[0] - view.started_s, row[1 + i]) for row in rows]
 
     percent = Axis(show=lambda value: f"{value:.3g} %", low=0.0)
+    small = Axis(show=lambda value: f"{value:.3g}", low=0.0)
     figures = [
         chart("Drop rate", over_time(_drop_rate, 100), percent),
         chart("Gate entropy over an even gate's", over_time(_entropy, 100), Axis(show=percent.show)),
     ]
     coefs = [_coef(each, i) for each in bins if each for i in shown]
     if max(coefs) - min(coefs) > 1e-3 * max(coefs):
-        figures.append(chart("Weight of the balance loss", over_time(_coef), Axis(show=text.tick, low=0.0)))
+        figures.append(chart("Weight of the balance loss", over_time(_coef), small))
     if any(site.last_similarity for site in sites):
-        figures.append(chart("Similarity of the experts", similarity, Axis(show=text.tick)))
+        figures.append(chart("Similarity of the experts", similarity, Axis(show=small.show)))
     return figures
 
 
