@@ -33,6 +33,7 @@ def story(finished: bool = True) -> list[e.AnyEvent]:
         ("qingdao", 0.036, 0.4, 25, 2),
     ):
         told += _site(site, rtt_s, step_s, inner_steps, random.Random(seed))
+        told += _experts(site, random.Random(10 + seed))
     told += _server(random.Random(3))
     told += _troubles()
     if finished:
@@ -82,6 +83,21 @@ def _site(site: str, rtt_s: float, step_s: float, steps: int, noise: random.Rand
             wall_s=second + 0.5, source=client, site=site, bytes_up=sent, bytes_down=int(sent * 1.01),
             rtt_s=rtt_s * (1 + 0.3 * noise.random()), up_bps=93e6 + 3e6 * noise.random(), down_bps=95e6,
             resent_chunks=2 if second > 70 else 0, connected=not 70 < second < 81,
+        )  # fmt: skip
+
+
+def _experts(site: str, noise: random.Random) -> Iterator[e.AnyEvent]:
+    """Loads that grow even, save that expert 5 of layer 3 dies after 100 s. It is measured every 20 s."""
+    biases = [[noise.gauss(0, 0.5) for _ in range(8)] for _ in range(4)]
+    for now_s in range(8, 182, 5):
+        unevenness = math.exp(-now_s / 60)
+        load = [[int(5000 * math.exp(unevenness * bias)) for bias in layer] for layer in biases]
+        load[3][5] *= now_s < 100
+        yield e.ExpertsCounted(
+            wall_s=now_s, source=f"rank/{site}/0", site=site, step=now_s * 4, steps=20, layers=[0, 1, 2, 3],
+            load=load, dropped=[[max(0, count - 6250) for count in layer] for layer in load],
+            entropy=[math.log(8) * (0.4 + 0.6 * unevenness)] * 4, coef=[0.01 * unevenness] * 4,
+            similarity=[0.002 * layer for layer in range(4)] if now_s % 20 == 8 else [],
         )  # fmt: skip
 
 

@@ -57,7 +57,7 @@ def test_the_page_is_whole_and_needs_nothing_else(run_dir: Path, capsys):
         assert said in page
     assert "preset: tiny-moe" in page
     assert "rank-qingdao-0: rank_died at 1:58 for 7.7 s" in page
-    assert page.count("<svg") == 9
+    assert page.count("<svg") == 9 + 8
     assert len(page) < 300_000
 
 
@@ -124,3 +124,38 @@ def test_rates_are_gains_per_second():
 def test_smoothing_keeps_the_ends_and_does_not_lag():
     straight = [(float(i), 2.0 * i) for i in range(50)]
     assert [y for _, y in curves.smoothed(straight)] == pytest.approx([y for _, y in straight])
+
+
+def many(layers: int, experts: int, events: int, load: int = 1) -> list[e.AnyEvent]:
+    return [
+        e.ExpertsCounted(
+            wall_s=100.0 + 5 * i, source="rank/a/0", site="a", step=i, steps=1, layers=list(range(layers)),
+            load=[[load * (1000 + (7 * x + 3 * i) % 500) for x in range(experts)] for _ in range(layers)],
+            dropped=[[0] * experts] * layers, entropy=[1.0] * layers, coef=[0.01] * layers,
+            similarity=[0.1] * layers,
+        )
+        for i in range(events)
+    ]  # fmt: skip
+
+
+def test_the_made_up_run_shows_its_dead_expert(run_dir: Path):
+    page = render(fold(read(run_dir)))
+    assert "<h2>Experts</h2>" in page
+    assert page.count("<image") == 4
+    assert "expert 5: 0.00 at the end" in page
+    assert "<td>5</td></tr>" in page
+
+
+def test_a_large_model_has_an_overview_and_a_small_page():
+    page = render(fold(many(layers=24, experts=128, events=300)))
+    checked(page)
+    assert "The latest values of all 24 layers" in page
+    assert page.count("<image") == 6 + 4
+    assert "Weight of the balance loss" not in page
+    assert len(page) < 400_000
+
+
+def test_few_events_and_one_expert_are_drawn():
+    checked(render(fold(many(layers=1, experts=2, events=1))))
+    checked(render(fold(many(layers=1, experts=1, events=2))))
+    checked(render(fold(many(layers=9, experts=2, events=2, load=0))))

@@ -2,6 +2,7 @@
 
 import msgspec
 
+from isthmus.journal.experts import LayerFigures, layer_figures
 from isthmus.journal.view import RunView, SiteView
 
 SILENT_S = 60.0
@@ -38,6 +39,8 @@ class SiteFigures(msgspec.Struct, frozen=True, kw_only=True):
     down_bps: float
     resent_chunks: int
     faults: int
+    experts: list[LayerFigures]
+    """By MoE layer; empty for a dense model."""
 
 
 class Figures(msgspec.Struct, frozen=True, kw_only=True):
@@ -74,6 +77,8 @@ class Figures(msgspec.Struct, frozen=True, kw_only=True):
     failed_checkpoints: int
     faults: int
     dropped_events: int
+    experts: list[LayerFigures]
+    """Of the sites together."""
     sites: list[SiteFigures]
 
 
@@ -112,6 +117,7 @@ def figures(view: RunView, now_s: float | None = None) -> Figures:
         failed_checkpoints=view.failed_checkpoints,
         faults=len(view.spans),
         dropped_events=view.dropped_events,
+        experts=layer_figures(site.experts for site in view.sites.values()),
         sites=sites,
     )
 
@@ -153,6 +159,7 @@ def _site_figures(view: RunView, site: SiteView, now_s: float) -> SiteFigures:
         down_bps=site.link.down_bps,
         resent_chunks=site.link.resent_chunks,
         faults=sum(span.lane == site.name for span in view.spans),
+        experts=layer_figures([site.experts]),
     )
 
 

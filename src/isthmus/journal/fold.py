@@ -164,6 +164,11 @@ def _eval_done(view: RunView, event: events.EvalDone) -> RunView:
     return _site(view, event.site, held_out_loss=event.loss, held_out=held_out)
 
 
+def _experts_counted(view: RunView, event: events.ExpertsCounted) -> RunView:
+    site = _of(view, event.site)
+    return _site(view, event.site, experts=site.experts.add(event, site.compute_s + site.wait_s))
+
+
 def _range_leased(view: RunView, event: events.RangeLeased) -> RunView:
     return replace(view, leased_samples=view.leased_samples + event.end - event.start)
 
@@ -319,6 +324,7 @@ _HANDLERS: dict[type, Callable[[RunView, Any], RunView]] = {
     events.SiteLeft: _site_left,
     events.StepDone: _step_done,
     events.EvalDone: _eval_done,
+    events.ExpertsCounted: _experts_counted,
     events.RangeLeased: _range_leased,
     events.RangeMerged: _range_merged,
     events.RangeDiscarded: _range_discarded,

@@ -4,6 +4,7 @@ import msgspec
 
 from isthmus.journal.alerts import Alert
 from isthmus.journal.curve import Curve
+from isthmus.journal.experts import Experts
 
 KEPT = 200
 """Latest merges, spans and alerts kept."""
@@ -110,6 +111,7 @@ class SiteView(msgspec.Struct, frozen=True, kw_only=True):
     recent: tuple[tuple[float, float, float, float], ...] = ()
     """(wall_s, tokens, step_s, wait_s) of the last steps."""
     link: LinkView = LinkView()
+    experts: Experts = Experts()
 
 
 class RunView(msgspec.Struct, frozen=True, kw_only=True):

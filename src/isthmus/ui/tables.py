@@ -1,6 +1,7 @@
 """Tables for the terminal, from a run's figures."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from statistics import fmean
 
 from rich.console import Console, Group, RenderableType
 from rich.padding import Padding
@@ -9,6 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from isthmus.journal.alerts import Alert
+from isthmus.journal.experts import LayerFigures
 from isthmus.journal.figures import Figures, SiteFigures, figures
 from isthmus.journal.view import RunView
 from isthmus.ui import text
@@ -77,6 +79,8 @@ def status(view: RunView, now_s: float) -> RenderableType:
     shown = figures(view, now_s)
     bar = Padding(ProgressBar(total=1.0, completed=shown.progress, width=78), (0, 0, 1, 0))
     parts: list[RenderableType] = [_headline(shown), bar, _sites(shown)]
+    if shown.experts:
+        parts += [Text("\nexperts, lately", style="bold"), _experts(shown)]
     if view.alerts:
         parts += [Text("\nlatest alerts", style="bold")]
         parts += [_alert(alert, view.started_s) for alert in view.alerts[-LAST_ALERTS:]]
@@ -119,6 +123,33 @@ def _sites(shown: Figures) -> Table:
             text.duration(site.rtt_s or None),
         )
     return table
+
+
+def _experts(shown: Figures) -> Table:
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    table.add_column("site")
+    for name in ("largest load", "smallest load", "drop rate", "coefficient", "gate entropy", "dead"):
+        table.add_column(name, justify="right")
+    for site in shown.sites:
+        if site.experts:
+            table.add_row(site.name, *_worst(site.experts))
+    return table
+
+
+def _worst(layers: Sequence[LayerFigures]) -> tuple[str | Text, ...]:
+    """Of all layers, with the layer it is of; the drop rate and the coefficient are means."""
+    largest = max(layers, key=lambda of: of.max_load)
+    smallest = min(layers, key=lambda of: of.min_load)
+    sharpest = min(layers, key=lambda of: of.entropy)
+    dead = sum(len(of.dead) for of in layers)
+    return (
+        f"{largest.max_load:.2f} (layer {largest.layer})",
+        f"{smallest.min_load:.2f} (layer {smallest.layer})",
+        text.percent(fmean(of.drop_rate for of in layers)),
+        f"{fmean(of.coef for of in layers):.3g}",
+        f"{text.percent(sharpest.entropy)} (layer {sharpest.layer})",
+        Text(str(dead), style="red") if dead else "none",
+    )
 
 
 def _alert(alert: Alert, started_s: float) -> Text:

@@ -48,6 +48,15 @@ _OF_SITE = (
     ("link_resent_chunks_total", "counter", "Chunks sent again", "resent_chunks"),
 )
 
+_OF_LAYER = (
+    ("expert_load_max_ratio", "Load of the most chosen expert over an even share", "max_load"),
+    ("expert_load_min_ratio", "Load of the least chosen expert over an even share", "min_load"),
+    ("expert_drop_ratio", "Share of the choices above the capacity", "drop_rate"),
+    ("expert_balance_coef", "Weight of the balance loss", "coef"),
+    ("expert_entropy_ratio", "Entropy of the gate over that of an even gate", "entropy"),
+    ("expert_similarity", "Mean cosine of the experts' weights", "similarity"),
+)
+
 
 def exposition(shown: Figures) -> str:
     """All metrics as text, each with its help and type."""
@@ -62,6 +71,12 @@ def _lines(shown: Figures) -> Iterator[str]:
         yield from _metric(name, kind, help_text, [(_labels(run, s), getattr(s, field)) for s in shown.sites])
     states = [(f'{_labels(run, site)},state="{site.state}"', 1) for site in shown.sites]
     yield from _metric("site_state", "gauge", "1 for the state the site is in", states)
+    layers = [(f'{_labels(run, site)},layer="{of.layer}"', of) for site in shown.sites for of in site.experts]
+    if layers:
+        for name, help_text, field in _OF_LAYER:
+            yield from _metric(name, "gauge", help_text, [(at, getattr(of, field)) for at, of in layers])
+        dead = [(at, len(of.dead)) for at, of in layers]
+        yield from _metric("experts_dead", "gauge", "Experts that no token chooses any more", dead)
     lost = [(f'{run},reason="{_escaped(why)}"', count) for why, count in shown.discarded_tokens.items()]
     yield from _metric("tokens_discarded_total", "counter", "Tokens trained in vain, leased again", lost)
 

@@ -7,6 +7,7 @@ from typing import Any
 from isthmus.errors import InputError
 from isthmus.journal import events
 from isthmus.journal.events import AnyEvent
+from isthmus.journal.experts import Experts, layer_figures
 from isthmus.journal.reader import read
 
 SERVER = "server"
@@ -30,6 +31,8 @@ def scalars(event: AnyEvent) -> tuple[str, int, Scalars] | None:
             }  # fmt: skip
         case events.EvalDone():
             return event.site, event.step, {"eval/loss": event.loss}
+        case events.ExpertsCounted():
+            return event.site, event.step, _of_experts(event)
         case events.LinkSample():
             return event.site, int(event.wall_s), {
                 "link/bytes_up": event.bytes_up, "link/bytes_down": event.bytes_down,
@@ -41,6 +44,20 @@ def scalars(event: AnyEvent) -> tuple[str, int, Scalars] | None:
             }  # fmt: skip
         case _:
             return None
+
+
+def _of_experts(event: events.ExpertsCounted) -> Scalars:
+    found: Scalars = {}
+    for of in layer_figures([Experts().add(event, 0.0)]):
+        found |= {
+            f"expert_max_load/layer{of.layer}": of.max_load,
+            f"expert_drop_rate/layer{of.layer}": of.drop_rate,
+            f"expert_entropy/layer{of.layer}": of.entropy,
+            f"expert_coef/layer{of.layer}": of.coef,
+        }
+        if event.similarity:
+            found[f"expert_similarity/layer{of.layer}"] = of.similarity
+    return found
 
 
 def write(run_dir: Path, logdir: Path) -> int:

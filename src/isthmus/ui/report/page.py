@@ -10,7 +10,7 @@ from isthmus.journal.figures import Figures, figures
 from isthmus.journal.fold import SERVER
 from isthmus.journal.view import RunView, SiteView, Span
 from isthmus.ui import text
-from isthmus.ui.report import curves, html
+from isthmus.ui.report import curves, experts, html
 from isthmus.ui.report.svg import Axis, Bar, Mark, Series, lane_chart, line_chart
 from isthmus.ui.tables import EQUIVALENT_COMPUTE, MEASURES
 
@@ -30,6 +30,7 @@ def render(view: RunView, documents: Mapping[str, str] | None = None) -> str:
         _timeline(view),
         "<h2>Learning</h2>",
         f'<div class="charts">{_losses(view)}</div>',
+        experts.section(view, _time_axis(view)),
         "<h2>Speed and links</h2>",
         f'<div class="charts">{_speeds(view)}</div>',
         "<h2>Versions and tokens</h2>",
