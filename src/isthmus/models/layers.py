@@ -104,11 +104,11 @@ def swiglu(gate_up: Tensor) -> Tensor:
     return functional.silu(gate_up[..., :width]).mul_(gate_up[..., width:])
 
 
-def swiglu_backward(grad: Tensor, gate_up: Tensor) -> tuple[Tensor, Tensor]:
+def swiglu_backward(grad: Tensor, gate_up: Tensor, out: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """Gradient of `swiglu` by its input [rows, 2F], and the activation [rows, F] it needed on the way."""
     width = gate_up.shape[-1] // 2
     gate, up = gate_up[..., :width], gate_up[..., width:]
-    grad_gate_up = torch.empty_like(gate_up)
+    grad_gate_up = torch.empty_like(gate_up) if out is None else out
     grad_gate, grad_up = grad_gate_up[..., :width], grad_gate_up[..., width:]
     activation = functional.silu(gate)
     torch.mul(grad, activation, out=grad_up)
