@@ -41,8 +41,7 @@ def swiglu(x, gate_up_DF, down_FD):
 def scores_of(logits_E, spec):
     """(scores, probabilities that sum to one) of one token."""
     if spec.gate_norm:
-        spread = ((logits_E - logits_E.mean()) ** 2).mean()
-        logits_E = spec.gate_norm * (logits_E - logits_E.mean()) / (spread + 1e-6).sqrt()
+        logits_E = spec.gate_norm * (logits_E - logits_E.mean()) / logits_E.std()
     if spec.router_score == "softmax":
         return logits_E.softmax(-1), logits_E.softmax(-1)
     return logits_E.sigmoid(), logits_E.sigmoid() / logits_E.sigmoid().sum()

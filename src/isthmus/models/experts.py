@@ -28,7 +28,7 @@ def run_experts(x_ND: Tensor, weight_NK: Tensor, plan: Dispatch, params: list[Te
         params: gate_up [D, 2F] and down [F, D] of expert 0, then of expert 1, ...; an expert without rows
             gets no gradient (None), or zeros where the experts run as one group.
     """
-    function = grouped_experts.GroupedExperts if grouped_experts.available(x_ND) else _Experts
+    function = grouped_experts.GroupedExperts if grouped_experts.available(x_ND, params) else _Experts
     return function.apply(x_ND, weight_NK, plan, *params)  # pyright: ignore[reportReturnType]
 
 

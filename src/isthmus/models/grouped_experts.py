@@ -17,9 +17,12 @@ _kernels = TorchKernels()
 _grouped_mm: Any = getattr(torch, "_grouped_mm", None)
 
 
-def available(x: Tensor) -> bool:
-    """On a CPU it is a loop, slower than ours; in other types than bf16 few chips have it."""
-    return x.device.type != "cpu" and x.dtype == torch.bfloat16 and _grouped_mm is not None
+def available(x: Tensor, params: Sequence[Tensor]) -> bool:
+    """On a CPU it is a loop, slower than ours; in other types than bf16 few chips have it. Rows must be
+    multiples of 16 bytes.
+    """
+    suits = x.device.type != "cpu" and x.dtype == torch.bfloat16 and _grouped_mm is not None
+    return suits and all(size % 8 == 0 for param in params[:2] for size in param.shape)
 
 
 class GroupedExperts(torch.autograd.Function):

@@ -12,7 +12,7 @@ from torch.nn import functional
 from isthmus.spec.model import ModelSpec
 
 _NORM_EPS = 1e-6
-"""Added under the root of gating-logit normalisation; the paper states none."""
+"""Added to the variance in gating-logit normalisation; the paper states none."""
 
 
 @dataclass(frozen=True)
@@ -44,8 +44,13 @@ def top_k(values_NE: Tensor, k: int) -> Tensor:
 
 
 def normalise_gate(logits_NE: Tensor, scale: float) -> Tensor:
-    """scale (z - mean) / std over each token's experts (Skywork-MoE, arXiv 2406.06563, eq. 6)."""
-    return scale * functional.layer_norm(logits_NE, logits_NE.shape[-1:], eps=_NORM_EPS)
+    """scale (z - mean) / std over each token's n experts (Skywork-MoE, arXiv 2406.06563, eq. 6).
+
+    The paper does not say which std; the model's published inference code divides by n - 1, and so do we.
+    """
+    experts = logits_NE.shape[-1:]
+    unbiased = ((experts[0] - 1) / experts[0]) ** 0.5
+    return (scale * unbiased) * functional.layer_norm(logits_NE, experts, eps=_NORM_EPS)
 
 
 class Router(nn.Module):
