@@ -1,4 +1,4 @@
-"""What transformers computes with a model, our model computes after `import`, and transformers after `export`."""
+"""What transformers computes with a model, ours computes after `import`, and transformers after `export`."""
 
 import json
 import sys

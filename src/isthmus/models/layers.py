@@ -67,7 +67,7 @@ class RMSNorm(nn.Module):
 
 
 def rope_tables(positions_T: Tensor, spec: ModelSpec, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    """(cos, sin), each [T, 1, head_dim], of the rotary embedding (arXiv 2104.09864), stretched as the spec says.
+    """(cos, sin), each [T, 1, head_dim], of the rotary embedding (arXiv 2104.09864), stretched by the spec.
 
     With yarn both carry its attention factor, so that the scores are multiplied by its square.
     """

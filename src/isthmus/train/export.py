@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+import msgspec
 import numpy as np
 
 from isthmus.data.tokenizer import TextTokenizer, load_tokenizer
@@ -16,8 +17,18 @@ from isthmus.rundir import RunDir
 from isthmus.spec.model import ModelSpec
 from isthmus.train.checkpoint import CHECKPOINTS, Checkpoint, load_newest
 from isthmus.weights.alike import difference
-from isthmus.weights.folder import CARD, TOKENIZER, Card, Opened, is_model, open_model, read_card, write_card
-from isthmus.weights.shards import write_shards
+from isthmus.weights.folder import (
+    CARD,
+    TOKENIZER,
+    TOKENIZER_CONFIG,
+    Card,
+    Opened,
+    is_model,
+    open_model,
+    read_card,
+    write_card,
+)
+from isthmus.weights.shards import Progress, unheard, write_shards
 from isthmus.weights.source import ArraySource, Floats
 from isthmus.weights.tensorfile import Arrays
 
@@ -47,17 +58,18 @@ def save_final(
     store, source = DiskStore(), ArraySource(parameters)
     store.make_folder(folder)
     store.delete(folder / CARD)
-    shards = write_shards(folder, source.infos, lambda name: [parameters[name]], lambda done: None)
+    shards = write_shards(folder, source.infos, lambda name: [parameters[name]])
     save_tokenizer(folder, tokenizer)
     card = Card(model=model, tokens=tokens, version=version, eos_id=tokenizer.eos_id, shards=shards)
     write_card(folder, card)
 
 
 def save_tokenizer(folder: Path, tokenizer: TextTokenizer) -> None:
-    """tokenizer.json in `folder`, for whoever runs the weights that are there."""
+    """The tokenizer and which of its tokens ends a text, for whoever runs the weights in `folder`."""
     store = DiskStore()
     store.make_folder(folder)
     store.write_atomic(folder / TOKENIZER, tokenizer.raw)
+    store.write_atomic(folder / TOKENIZER_CONFIG, msgspec.json.encode({"eos_token": tokenizer.eos}))
 
 
 def load_final(folder: Path) -> Weights:
@@ -75,14 +87,15 @@ def _weights(opened: Opened) -> Weights:
     return Weights(card.model, Floats(opened.source), tokenizer, opened.path, card.tokens, card.version)
 
 
-def open_newest(run: RunDir) -> Opened:
+def open_newest(run: RunDir, told: Progress = unheard) -> Opened:
     """The finished model; before there is one, the site's checkpoint that has come furthest.
 
-    The path may be a model folder's instead. Raises NotFoundError where there is neither.
+    `told` hears of the bytes that are checked. The path may be a model folder's instead. Raises NotFoundError
+    where there is neither.
     """
     for folder in (run.path, run.final):
         if is_model(folder):
-            return open_model(folder)
+            return open_model(folder, told)
     found: list[tuple[Checkpoint, Path]] = []
     for folder in sorted(run.path.glob(f"sites/*/{CHECKPOINTS}")):
         checkpoint, _ = load_newest(DiskStore(), folder)

@@ -5,9 +5,8 @@ the card with shapes and checksums. Tensors have the names and the layout of `is
 """
 
 import contextlib
-import os
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,11 +18,12 @@ from isthmus.errors import CorruptError, InputError
 from isthmus.journal.store import DiskStore
 from isthmus.spec.count import param_shapes
 from isthmus.spec.model import ModelSpec
-from isthmus.weights.shards import WEIGHTS, Shard
+from isthmus.weights.shards import WEIGHTS, Progress, Shard, unheard
 from isthmus.weights.source import CHUNK_BYTES, FileSource, Source
 
 CARD = "model.json"
 TOKENIZER = "tokenizer.json"
+TOKENIZER_CONFIG = "tokenizer_config.json"
 FORMAT = 2
 
 
@@ -103,14 +103,17 @@ def _from_format_1(old: _Card1) -> Card:
     )
 
 
-def open_model(folder: Path, told: Callable[[int], None] = lambda _: None) -> Opened:
-    """Checks every byte against the card's checksums first, a piece at a time.
+def open_model(folder: Path, told: Progress = unheard) -> Opened:
+    """Checks every byte against the card's checksums first, a piece at a time, of which `told` hears.
 
-    `told` hears of bytes as they are checked. Raises NotFoundError where no model was finished, CorruptError.
+    Raises NotFoundError where no model was finished, CorruptError.
     """
     card = read_card(folder)
+    done, total = 0, sum(shard.size for shard in card.shards)
     for shard in card.shards:
-        _check(folder / shard.name, shard, told)
+        for num_bytes in _checked(folder / shard.name, shard):
+            done += num_bytes
+            told(done, total)
     source = FileSource([folder / shard.name for shard in card.shards])
     shapes = dict(param_shapes(card.model))
     found = {name: info.shape for name, info in source.infos.items()}
@@ -121,14 +124,15 @@ def open_model(folder: Path, told: Callable[[int], None] = lambda _: None) -> Op
     return Opened(card, source, path, folder)
 
 
-def _check(path: Path, shard: Shard, told: Callable[[int], None]) -> None:
+def _checked(path: Path, shard: Shard) -> Iterator[int]:
+    """Bytes as they are read. Raises CorruptError at the end if they are not those of the card."""
     store, digest, done = DiskStore(), xxhash.xxh3_128(), 0
     if store.size(path) == shard.size:
         while done < shard.size:
             piece = store.read(path, done, CHUNK_BYTES)
             digest.update(piece)
             done += len(piece)
-            told(len(piece))
+            yield len(piece)
     if done != shard.size or digest.hexdigest() != shard.xxh3:
         raise CorruptError(
             "the weights do not match the checksum in model.json",
@@ -158,11 +162,11 @@ def appears_whole(target: Path) -> Iterator[Path]:
         raise
 
 
-def copy_files(source: Path, target: Path, names: Mapping[str, str] | tuple[str, ...]) -> list[str]:
+def copy_files(source: Path, target: Path, names: Sequence[str]) -> list[str]:
     """Copy those small files of `names` that there are, durably; returns which."""
     store, copied = DiskStore(), []
     for name in names:
-        if os.path.isfile(source / name):
+        if (source / name).is_file():
             store.write_atomic(target / name, store.read(source / name))
             copied.append(name)
     return copied

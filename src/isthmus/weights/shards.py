@@ -22,8 +22,12 @@ SHARD_BYTES = 5_000_000_000
 
 Body = Callable[[str], Iterable[np.ndarray]]
 """The parts of a tensor, in the order and the format in which they are stored."""
-Told = Callable[[int], None]
-"""Is told of bytes as they are written."""
+Progress = Callable[[int, int], None]
+"""Is told of the bytes that are done, and of those there are."""
+
+
+def unheard(done: int, total: int) -> None:
+    """Progress that nobody follows."""
 
 
 class Shard(msgspec.Struct, frozen=True, kw_only=True):
@@ -34,15 +38,27 @@ class Shard(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def write_shards(
-    folder: Path, infos: Mapping[str, Info], body: Body, told: Told, shard_bytes: int = SHARD_BYTES
+    folder: Path,
+    infos: Mapping[str, Info],
+    body: Body,
+    told: Progress = unheard,
+    shard_bytes: int = SHARD_BYTES,
 ) -> list[Shard]:
     """Write all tensors of `infos`, in its order, each file durably. Raises StorageError."""
     groups = _group(infos, shard_bytes)
+    total, done = sum(info.num_bytes for info in infos.values()), 0
+
+    def counted(name: str) -> Iterator[np.ndarray]:
+        nonlocal done
+        for part in body(name):
+            yield part
+            done += part.nbytes
+            told(done, total)
+
     names = [_name(index, len(groups)) for index in range(len(groups))]
-    shards = [_write(folder / name, group, body, told) for name, group in zip(names, groups, strict=True)]
+    shards = [_write(folder / name, group, counted) for name, group in zip(names, groups, strict=True)]
     if len(groups) > 1:
         places = {tensor: name for name, group in zip(names, groups, strict=True) for tensor in group}
-        total = sum(info.num_bytes for info in infos.values())
         index = {"metadata": {"total_size": total}, "weight_map": places}
         DiskStore().write_atomic(folder / INDEX, json.dumps(index, indent=2).encode())
     return shards
@@ -64,21 +80,21 @@ def _name(index: int, count: int) -> str:
     return WEIGHTS if count == 1 else f"model-{index + 1:05d}-of-{count:05d}.safetensors"
 
 
-def _write(path: Path, infos: dict[str, Info], body: Body, told: Told) -> Shard:
+def _write(path: Path, infos: dict[str, Info], body: Body) -> Shard:
     digest, size = xxhash.xxh3_128(), 0
 
-    def counted(buffers: Iterable[Data]) -> Iterator[Data]:
+    def hashed(buffers: Iterable[Data]) -> Iterator[Data]:
         nonlocal size
         for buffer in buffers:
             digest.update(buffer)
             size += len(buffer)
             yield buffer
 
-    DiskStore().write_stream(path, counted(_buffers(infos, body, told)))
+    DiskStore().write_stream(path, hashed(_buffers(infos, body)))
     return Shard(name=path.name, size=size, xxh3=digest.hexdigest())
 
 
-def _buffers(infos: dict[str, Info], body: Body, told: Told) -> Iterator[Data]:
+def _buffers(infos: dict[str, Info], body: Body) -> Iterator[Data]:
     entries = {name: (info.dtype, info.shape, info.num_bytes) for name, info in infos.items()}
     yield header(entries, {"format": "pt"})
     for name, info in infos.items():
@@ -87,5 +103,4 @@ def _buffers(infos: dict[str, Info], body: Body, told: Told) -> Iterator[Data]:
             if part.nbytes:
                 yield np.ascontiguousarray(part).reshape(-1).view(np.uint8).data
             written += part.nbytes
-            told(part.nbytes)
         assert written == info.num_bytes, f"{name} has {written} bytes, not {info.num_bytes}"

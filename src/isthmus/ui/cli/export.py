@@ -34,7 +34,8 @@ def export(
     json_
         Print one JSON object.
     """
-    opened = open_newest(RunDir(source) if is_model(source) else RunDir.existing(source))
+    with byte_bar("check") as told:
+        opened = open_newest(RunDir(source) if is_model(source) else RunDir.existing(source), told)
     with byte_bar("export") as told:
         done = export_model(opened, out, family=family, dtype=dtype, told=told)
     if json_:

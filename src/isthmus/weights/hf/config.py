@@ -70,7 +70,9 @@ def _by_one_name(config: dict[str, Any], family: Family, where: str) -> dict[str
     for alias, name in family.aliases.items():
         if alias in config and config.get(name, config[alias]) != config[alias]:
             raise InputError(
-                f"{name} is {config[name]} and {alias} is {config[alias]}", where=where, hint="mend config.json"
+                f"{name} is {config[name]} and {alias} is {config[alias]}",
+                where=where,
+                hint="mend config.json",
             )
     return {family.aliases.get(name, name): value for name, value in config.items()}
 

@@ -1,6 +1,6 @@
 """The families of Hugging Face models that are understood, field by field of their config.json.
 
-A field is mapped, or must have a value that changes nothing, or is known to be harmless; any other is refused.
+A field is mapped, or may only have values that change nothing, or is known to be harmless, or is refused.
 Defaults are those of transformers, for fields that a config.json may leave out.
 """
 
@@ -189,6 +189,4 @@ SKYWORK_MOE = Family(
     naming="mixtral",
 )
 
-FAMILIES = {
-    family.name: family for family in (LLAMA, QWEN2, QWEN3, MIXTRAL, QWEN3_MOE, OLMOE, SKYWORK_MOE)
-}
+FAMILIES = {family.name: family for family in (LLAMA, QWEN2, QWEN3, MIXTRAL, QWEN3_MOE, OLMOE, SKYWORK_MOE)}

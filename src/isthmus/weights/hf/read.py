@@ -1,6 +1,5 @@
 """A Hugging Face model as a model folder of ours, with the memory of one tensor."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,11 +12,8 @@ from isthmus.weights.hf.config import CONFIG, find_family, kept_fields, read_jso
 from isthmus.weights.hf.links import EMBEDDING, HEAD, Link, links
 from isthmus.weights.hf.move import to_ours
 from isthmus.weights.hf.tokenizer import take_tokenizer
-from isthmus.weights.shards import INDEX, SHARD_BYTES, WEIGHTS, Shard, write_shards
+from isthmus.weights.shards import INDEX, SHARD_BYTES, WEIGHTS, Progress, Shard, unheard, write_shards
 from isthmus.weights.source import FileSource, Info, Source, chunks
-
-Progress = Callable[[int, int], None]
-"""Is told of the bytes written so far, and of those there will be."""
 
 _SHOWN = 3
 _BUFFER = ".rotary_emb.inv_freq"
@@ -32,9 +28,7 @@ class Imported:
     notes: list[str]
 
 
-def import_model(
-    path: Path, out: Path, told: Progress = lambda done, total: None, shard_bytes: int = SHARD_BYTES
-) -> Imported:
+def import_model(path: Path, out: Path, told: Progress = unheard, shard_bytes: int = SHARD_BYTES) -> Imported:
     """Write the model in the folder `path` to the new folder `out`, number formats as they are.
 
     Raises InputError for what is not understood (a field, a tensor, a number format), CorruptError for
@@ -51,7 +45,7 @@ def import_model(
         tokenizer = take_tokenizer(path, folder, config)
         if tokenizer is None:
             notes.append(
-                "there is no tokenizer.json here; the weights have been taken alone. transformers writes one: "
+                "there is no tokenizer.json; the weights have been taken alone. transformers can write one: "
                 "AutoTokenizer.from_pretrained(...).save_pretrained(...)"
             )
         elif tokenizer.vocab_size > spec.vocab_size:
@@ -77,15 +71,8 @@ def _write(
 ) -> list[Shard]:
     infos = {link.ours: Info(source.infos[link.parts[0].name].dtype, link.shape) for link in plan}
     by_name = {link.ours: link for link in plan}
-    total, done = sum(info.num_bytes for info in infos.values()), 0
-
-    def written(num_bytes: int) -> None:
-        nonlocal done
-        done += num_bytes
-        told(done, total)
-
     return write_shards(
-        folder, infos, lambda name: to_ours(by_name[name], source, infos[name].dtype), written, shard_bytes
+        folder, infos, lambda name: to_ours(by_name[name], source, infos[name].dtype), told, shard_bytes
     )
 
 
@@ -110,7 +97,7 @@ def find_files(path: Path) -> list[Path]:
 
 
 def _untie(spec: ModelSpec, source: FileSource) -> tuple[ModelSpec, list[str]]:
-    """A head that is there although it is said to be tied is its own one if it differs, as in transformers."""
+    """A head that is there although it is said to be tied is its own if it differs, as in transformers."""
     if not spec.tied_head or HEAD not in source.infos or EMBEDDING not in source.infos:
         return spec, []
     if _equal(source, HEAD, EMBEDDING):

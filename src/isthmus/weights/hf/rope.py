@@ -42,12 +42,9 @@ def read_rope(config: dict[str, Any], default_theta: float, where: str) -> tuple
     theta = fields.pop("rope_theta", None) or config.get("rope_theta") or default_theta
     older, newer = fields.pop("type", None), fields.pop("rope_type", None)
     kind = newer or older or "default"
-    fields = {
-        name: value for name, value in fields.items() if value not in _NO_EFFECT.get(name, (None,))
-    }
+    fields = {name: value for name, value in fields.items() if value not in _NO_EFFECT.get(name, (None,))}
     if kind == "default":
         names: dict[str, str] = {}
-        fields.pop("factor", None)
     elif kind in _NAMES:
         names = _NAMES[kind]
     else:

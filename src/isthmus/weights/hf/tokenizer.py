@@ -7,10 +7,9 @@ import msgspec
 
 from isthmus.data.tokenizer import TextTokenizer, load_tokenizer
 from isthmus.journal.store import DiskStore
-from isthmus.weights.folder import TOKENIZER, copy_files
+from isthmus.weights.folder import TOKENIZER, TOKENIZER_CONFIG, copy_files
 from isthmus.weights.hf.config import read_json
 
-TOKENIZER_CONFIG = "tokenizer_config.json"
 FILES = (
     TOKENIZER, TOKENIZER_CONFIG, "special_tokens_map.json", "added_tokens.json", "vocab.json", "merges.txt",
     "tokenizer.model", "chat_template.jinja", "generation_config.json",
@@ -20,7 +19,7 @@ FILES = (
 def take_tokenizer(source: Path, folder: Path, config: dict[str, Any]) -> TextTokenizer | None:
     """Copy the files; None where tokenizer.json is not among them.
 
-    Where tokenizer_config.json names no end of text, the token of config.json's eos_token_id is written there.
+    Where tokenizer_config.json names no end of text, config.json's eos_token_id is written there.
     Raises InputError for a tokenizer.json that cannot be used.
     """
     copied = copy_files(source, folder, FILES)
@@ -40,23 +39,19 @@ def _token(document: dict[str, Any], number: Any) -> str | None:
 
 
 def give_tokenizer(source: Path, folder: Path, max_seq_len: int) -> None:
-    """Copy the files; a tokenizer of our own training gets the tokenizer_config.json that transformers needs."""
+    """Copy the files, and say in tokenizer_config.json what transformers needs, where it is not said."""
     copied = copy_files(source, folder, FILES)
-    if TOKENIZER not in copied or TOKENIZER_CONFIG in copied:
+    if TOKENIZER not in copied:
         return
-    tokenizer = load_tokenizer(folder)
-    tokens = read_json(folder / TOKENIZER).get("model", {}).get("vocab", {})
-    names = {number: token for token, number in tokens.items()} if isinstance(tokens, dict) else {}
-    eos = _token(read_json(folder / TOKENIZER), tokenizer.eos_id) or names.get(tokenizer.eos_id)
-    _write(
-        folder,
-        {
-            "tokenizer_class": "PreTrainedTokenizerFast",
-            "eos_token": eos,
-            "model_max_length": max_seq_len,
-            "clean_up_tokenization_spaces": False,
-        },
-    )
+    settings = read_json(folder / TOKENIZER_CONFIG) if TOKENIZER_CONFIG in copied else {}
+    needed = {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "eos_token": load_tokenizer(folder).eos,
+        "model_max_length": max_seq_len,
+        "clean_up_tokenization_spaces": False,
+    }
+    if needed.keys() - settings.keys():
+        _write(folder, needed | settings)
 
 
 def _write(folder: Path, settings: dict[str, Any]) -> None:

@@ -13,9 +13,8 @@ from isthmus.weights.hf.config import CONFIG, choose_family, write_config
 from isthmus.weights.hf.families import FAMILIES
 from isthmus.weights.hf.links import links
 from isthmus.weights.hf.move import to_theirs
-from isthmus.weights.hf.read import Progress
 from isthmus.weights.hf.tokenizer import give_tokenizer
-from isthmus.weights.shards import SHARD_BYTES, write_shards
+from isthmus.weights.shards import SHARD_BYTES, Progress, unheard, write_shards
 from isthmus.weights.source import Info
 
 Dtype = Literal["stored", "bf16", "fp32"]
@@ -38,7 +37,7 @@ def export_model(
     *,
     family: str = "",
     dtype: Dtype = "stored",
-    told: Progress = lambda done, total: None,
+    told: Progress = unheard,
     shard_bytes: int = SHARD_BYTES,
 ) -> Exported:
     """Write weights, config.json and tokenizer to the new folder `out`, which appears whole or not at all.
@@ -69,22 +68,15 @@ def export_model(
         theirs: Info(_FORMATS.get(dtype) or opened.source.infos[link.ours].dtype, link.parts[index].shape)
         for theirs, (link, index) in places.items()
     }
-    total, done = sum(info.num_bytes for info in infos.values()), 0
-
-    def written(num_bytes: int) -> None:
-        nonlocal done
-        done += num_bytes
-        told(done, total)
-
     with appears_whole(out) as folder:
         shards = write_shards(
             folder,
             infos,
             lambda theirs: to_theirs(*places[theirs], opened.source, infos[theirs].dtype),
-            written,
+            told,
             shard_bytes,
         )
         give_tokenizer(opened.folder, folder, card.model.max_seq_len)
         text = msgspec.json.format(msgspec.json.encode(config), indent=2)
         DiskStore().write_atomic(folder / CONFIG, text)
-    return Exported(kind.name, total, [shard.name for shard in shards])
+    return Exported(kind.name, sum(shard.size for shard in shards), [shard.name for shard in shards])
