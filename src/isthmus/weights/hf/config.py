@@ -142,6 +142,8 @@ def write_config(spec: ModelSpec, family: Family, dtype: str, kept: Mapping[str,
         dtype: as transformers calls it.
         kept: harmless fields of the config.json that the model came from.
     """
+    if family.is_moe != bool(spec.moe_layers):
+        raise _cannot_hold(family, f"num_experts is {spec.num_experts}")
     config: dict[str, Any] = {"architectures": [family.architecture], "model_type": family.model_type}
     config |= {name: getattr(spec, ours) for name, ours in family.fields.items()}
     config["hidden_act"] = "silu"
@@ -161,19 +163,21 @@ def write_config(spec: ModelSpec, family: Family, dtype: str, kept: Mapping[str,
             config |= {"moe_use_logits_norm": True, "moe_gate_norm_std": spec.gate_norm}
     problem = difference(spec, read_spec(dict(config), family, CONFIG))
     if problem:
-        raise InputError(
-            f"the family {family.name} cannot hold this model: {problem}",
-            where="--family",
-            hint=f"choose another of {', '.join(FAMILIES)}, or train a model of that family's shape",
-        )
+        raise _cannot_hold(family, problem)
     return {**config, **kept, "torch_dtype": dtype, "use_cache": True}
+
+
+def _cannot_hold(family: Family, problem: str) -> InputError:
+    return InputError(
+        f"the family {family.name} cannot hold this model: {problem}",
+        where="--family",
+        hint=f"choose another of {', '.join(FAMILIES)}, or train a model of that family's shape",
+    )
 
 
 def choose_family(spec: ModelSpec) -> Family:
     """The first family that can hold the model. Raises InputError if none can."""
     for family in FAMILIES.values():
-        if family.is_moe != bool(spec.moe_layers):
-            continue
         try:
             write_config(spec, family, "float32", {})
             return family
