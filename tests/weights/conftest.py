@@ -59,10 +59,10 @@ def quiet():
     torch.set_num_threads(before)
 
 
-def make(variant: str, dtype: torch.dtype = torch.float32):
+def make(variant: str, dtype: torch.dtype = torch.float32, **more):
     """Weights far from their start: norms, biases and routers all count."""
     kind, changes = VARIANTS[variant]
-    config = getattr(transformers, f"{kind}Config")(**{**SIZES, **changes})
+    config = getattr(transformers, f"{kind}Config")(**{**SIZES, **changes, **more})
     torch.manual_seed(sum(map(ord, variant)))
     model = AutoModelForCausalLM.from_config(config).eval()
     with torch.no_grad():

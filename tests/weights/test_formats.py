@@ -7,7 +7,20 @@ from hypothesis.extra import numpy as hnp
 
 from isthmus.weights.formats import convert
 
-SPECIAL = [0.0, -0.0, 1.0, -1.5, 1e-45, 1e-40, 6e-8, 1.00390625, 1.01171875, 3.3e38, float("inf"), float("-inf")]
+SPECIAL = [
+    0.0,
+    -0.0,
+    1.0,
+    -1.5,
+    1e-45,
+    1e-40,
+    6e-8,
+    1.00390625,
+    1.01171875,
+    3.3e38,
+    float("inf"),
+    float("-inf"),
+]
 
 
 @given(hnp.arrays(np.uint32, 64, elements=st.integers(0, 2**32 - 1)))

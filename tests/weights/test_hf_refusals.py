@@ -42,7 +42,10 @@ def llama(tmp_path: Path) -> Path:
         ({"rope_scaling": {"type": "linear", "factor": 2.0, "alpha": 3}}, "alpha: 3"),
         ({"rope_scaling": {"type": "yarn", "factor": 2.0, "truncate": False}}, "truncate: False"),
         ({"rope_scaling": {"type": "linear"}}, "no factor"),
-        ({"rope_parameters": {"rope_type": "default", "partial_rotary_factor": 0.5}}, "partial_rotary_factor"),
+        (
+            {"rope_parameters": {"rope_type": "default", "partial_rotary_factor": 0.5}},
+            "partial_rotary_factor",
+        ),
         ({"logit_softcap": 30}, "logit_softcap is 30, a field that isthmus does not know"),
         ({"auto_map": {"AutoModel": "x.Y"}}, "auto_map"),
         ({"model_type": "gemma"}, "model_type is 'gemma'"),
@@ -79,11 +82,19 @@ def test_windows_that_are_off_are_harmless_to_qwen(tmp_path: Path):
         import_model(tmp_path / "hf", tmp_path / "other")
 
 
-@pytest.mark.parametrize("wrong", [{"moe_2layer_gate": True}, {"moe_expert_interval": 2}, {"num_experts": [4, 8]},
-                                   {"moe_feature_no_mul_topk": False}])  # fmt: skip
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"moe_2layer_gate": True},
+        {"moe_expert_interval": 2},
+        {"num_experts": [4, 8]},
+        {"moe_feature_no_mul_topk": False},
+    ],
+)
 def test_another_kind_of_skywork_is_refused(wrong: dict, tmp_path: Path):
     fields = {"model_type": "skywork", "vocab_size": 8, "hidden_size": 8, "intermediate_size": 8,
-              "num_hidden_layers": 1, "num_attention_heads": 1, "max_position_embeddings": 8, "num_experts": [4]}  # fmt: skip
+              "num_hidden_layers": 1, "num_attention_heads": 1, "max_position_embeddings": 8,
+              "num_experts": [4]}  # fmt: skip
     (tmp_path / "config.json").write_text(json.dumps({**fields, **wrong}))
     safetensors.torch.save_file({"x": torch.zeros(1)}, tmp_path / "model.safetensors")
     with pytest.raises(InputError, match=next(iter(wrong))):
@@ -98,7 +109,9 @@ def _change(folder: Path, change) -> None:
 
 
 def test_tensors_are_named(llama: Path):
-    _change(llama, lambda tensors: tensors.update({"model.layers.0.self_attn.rotary_emb.inv_freq": torch.ones(4)}))
+    _change(
+        llama, lambda tensors: tensors.update({"model.layers.0.self_attn.rotary_emb.inv_freq": torch.ones(4)})
+    )
     import_model(llama, llama.parent / "with-buffers")
     _change(llama, lambda tensors: tensors.update({"model.extra.weight": torch.ones(1)}))
     with pytest.raises(InputError, match=r"'model\.extra\.weight' is not part"):

@@ -17,8 +17,7 @@ _BYTES = 256
 
 
 class TextTokenizer:
-    """One loaded `tokenizer.json`. The token `eos`, `eos_id`, ends every document. Text never turns into special
-    tokens."""
+    """One loaded `tokenizer.json`. Text never turns into special tokens."""
 
     def __init__(self, raw: bytes, where: str, eos: str = ""):
         try:
@@ -39,6 +38,7 @@ class TextTokenizer:
         self.vocab_size = max(ids.values()) + 1
         """Smallest embedding that holds every token."""
         self.eos = _find_eos(ids, eos, where)
+        """The token that ends every document, and its number."""
         self.eos_id = ids[self.eos]
 
     def encode(self, text: str) -> list[int]:

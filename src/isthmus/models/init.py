@@ -17,9 +17,9 @@ def init_weights(model: Transformer, seed: int) -> None:
     """Fill all parameters in place, the same bits for any number of threads, order or part of the model.
 
     Norms are 1, biases 0. Matrices are normal with standard deviation 1/sqrt(fan-in), those that write to the
-    residual stream times 1/sqrt(2 * layers) (GPT-2). The embedding follows the rule too, with its width as fan-in:
-    with the usual 0.02 the first layers of a narrow model drown it (80 steps of tiny-moe on Python source
-    reach a loss of 4.9, and 4.2 this way).
+    residual stream times 1/sqrt(2 * layers) (GPT-2). The embedding follows the rule too, with its width as
+    fan-in: with the usual 0.02 the first layers of a narrow model drown it (80 steps of tiny-moe on Python
+    source reach a loss of 4.9, and 4.2 this way).
     """
     with torch.no_grad():
         for name, param in model.named_parameters():

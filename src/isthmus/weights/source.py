@@ -40,7 +40,8 @@ class Info:
 
 
 class Source(Protocol):
-    infos: Mapping[str, Info]
+    @property
+    def infos(self) -> Mapping[str, Info]: ...
 
     def rows(self, name: str, start: int, stop: int) -> np.ndarray:
         """Rows of a tensor in its own format, [stop - start, columns]. Raises CorruptError, StorageError."""

@@ -8,6 +8,7 @@ import msgspec
 
 from isthmus.spec.count import count_params
 from isthmus.spec.dump import as_yaml, changed
+from isthmus.spec.run import DataSpec
 from isthmus.ui.bars import byte_bar
 from isthmus.units import Bytes, Count
 from isthmus.weights.folder import TOKENIZER
@@ -54,6 +55,9 @@ def _run(done: Imported, out: Path) -> dict[str, Any]:
     """The fields of run.yaml that start from the model."""
     folder = out.absolute()
     fields: dict[str, Any] = {"model": changed(done.card.model), "train": {"init_from": str(folder)}}
+    data: dict[str, Any] = {}
     if done.card.eos_id >= 0:
-        fields["data"] = {"tokenizer": str(folder / TOKENIZER)}
-    return fields
+        data["tokenizer"] = str(folder / TOKENIZER)
+    if done.card.model.max_seq_len < DataSpec().seq_len:
+        data["seq_len"] = done.card.model.max_seq_len
+    return fields | {"data": data} if data else fields
