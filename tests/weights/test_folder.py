@@ -13,9 +13,7 @@ import numpy as np
 import pytest
 import safetensors.numpy
 import xxhash
-
-sys.path.insert(0, str(Path(__file__).parent))
-from conftest import make
+from hf_models import make
 
 from isthmus.data.tokenizer import EOS, TextTokenizer, train_tokenizer
 from isthmus.errors import CorruptError, InputError, NotFoundError, StorageError

@@ -1,16 +1,13 @@
 """What transformers computes with a model, ours computes after `import`, and transformers after `export`."""
 
 import json
-import sys
 from pathlib import Path
 
 import pytest
 import safetensors.torch
 import torch
+from hf_models import VARIANTS, edit_config, load_ours, logits_of, make
 from transformers import AutoModelForCausalLM
-
-sys.path.insert(0, str(Path(__file__).parent))
-from conftest import VARIANTS, edit_config, load_ours, logits_of, make
 
 from isthmus.weights.folder import open_model
 from isthmus.weights.hf.read import import_model

@@ -2,15 +2,12 @@
 
 import json
 import shutil
-import sys
 from pathlib import Path
 
 import pytest
 import safetensors.torch
 import torch
-
-sys.path.insert(0, str(Path(__file__).parent))
-from conftest import edit_config, make
+from hf_models import edit_config, make
 
 from isthmus.errors import CorruptError, InputError, NotFoundError
 from isthmus.spec.model import ModelSpec
@@ -50,6 +47,11 @@ def llama(tmp_path: Path) -> Path:
         ({"auto_map": {"AutoModel": "x.Y"}}, "auto_map"),
         ({"model_type": "gemma"}, "model_type is 'gemma'"),
         ({"hidden_size": "wide"}, "hidden_size"),
+        ({"num_hidden_layers": None}, "num_hidden_layers"),
+        (
+            {"rope_scaling": {"type": "llama3", "factor": 2.0, "low_freq_factor": 4, "high_freq_factor": 4}},
+            "high_freq_factor",
+        ),
         ({"hidden_size": 24}, "'model.embed_tokens.weight' is [96, 32]; config.json makes it [96, 24]"),
         ({"num_hidden_layers": 2}, "not part of such a model"),
         ({"num_hidden_layers": 4}, "missing"),

@@ -9,11 +9,9 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from hf_models import edit_config, logits_of, make
 from msgspec.structs import replace
 from transformers import AutoModelForCausalLM, AutoTokenizer
-
-sys.path.insert(0, str(Path(__file__).parent))
-from conftest import edit_config, logits_of, make
 
 from isthmus.data.tokenizer import EOS, load_tokenizer, train_tokenizer
 from isthmus.errors import InputError, NotFoundError

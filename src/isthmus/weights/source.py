@@ -165,6 +165,8 @@ def _size(file: Path) -> int:
         return file.stat().st_size
     except FileNotFoundError as error:
         raise NotFoundError("there is no such file", where=str(file), hint="copy the whole folder") from error
+    except OSError as error:
+        raise StorageError(f"cannot read: {error.strerror}", where=str(file)) from error
 
 
 def _read_into(file: Path, offset: int, view: memoryview) -> None:

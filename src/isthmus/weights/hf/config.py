@@ -19,7 +19,7 @@ def read_json(path: Path) -> dict[str, Any]:
     """Raises NotFoundError, CorruptError."""
     try:
         return msgspec.json.decode(path.read_bytes(), type=dict[str, Any])
-    except FileNotFoundError as error:
+    except (FileNotFoundError, NotADirectoryError) as error:
         raise NotFoundError(
             "there is no such file", where=str(path), hint="give the folder of a Hugging Face model"
         ) from error
@@ -57,13 +57,16 @@ def read_spec(config: dict[str, Any], family: Family, where: str) -> ModelSpec:
     if family.name == "skywork-moe":
         values |= _read_skywork(config, where)
     if family.name == "qwen3-moe":
-        step = config.get("decoder_sparse_step", 1)
+        step = _int({"decoder_sparse_step": 1, **config}, "decoder_sparse_step", where)
         values |= {"first_moe_layer": step - 1, "moe_every": step}
         values["dense_layers"] = config.get("mlp_only_layers") or []
     try:
         return msgspec.convert({**values, **family.always}, ModelSpec)
     except msgspec.ValidationError as error:
-        raise InputError(f"a value is impossible: {error}", where=where, hint="mend config.json") from error
+        text = str(error)
+        for name, ours in family.fields.items():
+            text = text.replace(f"`$.{ours}`", name)
+        raise InputError(f"a value is impossible: {text}", where=where, hint="mend config.json") from error
 
 
 def _by_one_name(config: dict[str, Any], family: Family, where: str) -> dict[str, Any]:

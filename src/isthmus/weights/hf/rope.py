@@ -64,6 +64,12 @@ def read_rope(config: dict[str, Any], default_theta: float, where: str) -> tuple
         if name not in fields and name not in _OPTIONAL:
             raise InputError(f"rope_scaling has no {name}", where=where, hint=f"'{kind}' needs it")
     values = {names[name]: value for name, value in fields.items()}
+    if kind == "llama3" and not values["low_freq_factor"] < values["high_freq_factor"]:
+        raise InputError(
+            "rope_scaling has no high_freq_factor above its low_freq_factor",
+            where=where,
+            hint="mend config.json",
+        )
     if "original_max_position_embeddings" in names and "original_max_seq_len" not in values:
         values["original_max_seq_len"] = config.get("max_position_embeddings")
     return theta, {"kind": "none" if kind == "default" else kind, **values}
