@@ -8,6 +8,10 @@ from isthmus.weights.formats import RAW, convert
 from isthmus.weights.hf.links import Link
 from isthmus.weights.source import Source, chunks
 
+_TILE = 16
+"""Rows transposed at once. A matrix of 4608 x 12288 in bf16 goes out at 400 MB/s on one core, 210 with whole
+chunks; it comes in at 430 either way."""
+
 
 def to_ours(link: Link, theirs: Source, dtype: str) -> Iterator[np.ndarray]:
     """Our tensor in the format `dtype`: whole where it is transposed, in pieces of whole rows otherwise."""
@@ -20,8 +24,7 @@ def to_ours(link: Link, theirs: Source, dtype: str) -> Iterator[np.ndarray]:
     first = 0
     for part in link.parts:
         for place, rows in chunks(theirs, part.name, part.start, part.rows):
-            columns = slice(first + place, first + place + len(rows))
-            out[:, columns] = convert(rows, theirs.infos[part.name].dtype, dtype).T
+            _transpose(convert(rows, theirs.infos[part.name].dtype, dtype), out, first + place)
         first += part.rows
     yield out
 
@@ -36,5 +39,12 @@ def to_theirs(link: Link, index: int, ours: Source, dtype: str) -> Iterator[np.n
         return
     out = np.empty(part.shape, RAW[dtype])
     for place, rows in chunks(ours, link.ours, 0, link.shape[0]):
-        out[:, place : place + len(rows)] = convert(rows[:, first : first + part.rows], stored, dtype).T
+        _transpose(convert(rows[:, first : first + part.rows], stored, dtype), out, place)
     yield out
+
+
+def _transpose(rows: np.ndarray, out: np.ndarray, column: int) -> None:
+    """Write rows as columns of `out`, from `column` on; a few at a time, so that they stay in the cache."""
+    for start in range(0, len(rows), _TILE):
+        tile = rows[start : start + _TILE]
+        out[:, column + start : column + start + len(tile)] = tile.T
