@@ -1,7 +1,7 @@
 """The commands on our pages do what the pages say.
 
-A fence of `yaml file=NAME` is a file; each line of a fence of `console run` that begins with `$ ` is run. The
-lines below it are its output (stdout, then stderr), where `...` stands for anything.
+A fence of `yaml file=NAME` or `python file=NAME` is a file; each line of a fence of `console run` that begins
+with `$ ` is run. The lines below it are its output (stdout, then stderr), where `...` stands for anything.
 """
 
 import doctest
@@ -17,7 +17,8 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 _BLOCK = re.compile(
-    r"^```(?P<kind>yaml file=(?P<file>\S+)|console run)\n(?P<text>.*?)^```$", re.MULTILINE | re.DOTALL
+    r"^```(?P<kind>(?:yaml|python) file=(?P<file>\S+)|console run)\n(?P<text>.*?)^```$",
+    re.MULTILINE | re.DOTALL,
 )
 _FLAGS = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
 _TEXT_BYTES = 600_000
@@ -54,7 +55,7 @@ def _run(command: str, folder: Path) -> str:
 
 
 @pytest.mark.timeout(300)
-@pytest.mark.parametrize("page", ["docs/tutorial.md"])
+@pytest.mark.parametrize("page", ["docs/tutorial.md", "docs/huggingface.md"])
 def test_the_page_is_true(page: str, place: Path):
     num_commands = 0
     for block in _BLOCK.finditer((ROOT / page).read_text()):

@@ -17,7 +17,7 @@ _BYTES = 256
 
 
 class TextTokenizer:
-    """One loaded `tokenizer.json`. `eos_id` ends every document. Text never turns into special tokens."""
+    """One loaded `tokenizer.json`. Text never turns into special tokens."""
 
     def __init__(self, raw: bytes, where: str, eos: str = ""):
         try:
@@ -37,7 +37,9 @@ class TextTokenizer:
         ids = self._inner.get_vocab(with_added_tokens=True)
         self.vocab_size = max(ids.values()) + 1
         """Smallest embedding that holds every token."""
-        self.eos_id = _find_eos(ids, eos, where)
+        self.eos = _find_eos(ids, eos, where)
+        """The token that ends every document, and its number."""
+        self.eos_id = ids[self.eos]
 
     def encode(self, text: str) -> list[int]:
         """Token numbers of `text`, with nothing added."""
@@ -53,10 +55,10 @@ class TextTokenizer:
         return [np.array([*encoding.ids, self.eos_id], np.uint32) for encoding in encodings]
 
 
-def _find_eos(ids: dict[str, int], eos: str, where: str) -> int:
+def _find_eos(ids: dict[str, int], eos: str, where: str) -> str:
     for name in (eos,) if eos else _KNOWN_EOS:
         if name in ids:
-            return ids[name]
+            return name
     raise InputError(
         f"has no token '{eos}' to end a document" if eos else "has no token that ends a document",
         where=where,

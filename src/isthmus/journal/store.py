@@ -7,7 +7,7 @@ import contextlib
 import errno
 import fcntl
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Protocol
@@ -107,20 +107,35 @@ class DiskStore:
                 os.close(descriptor)
 
     def write_atomic(self, path: Path, *buffers: Data) -> None:
+        self._replace(path, [buffers])
+
+    def write_stream(self, path: Path, buffers: Iterable[Data]) -> None:
+        """`write_atomic` of buffers that are made one after the other, and need not be in memory together."""
+        self._replace(path, ((buffer,) for buffer in buffers))
+
+    def _replace(self, path: Path, batches: Iterable[tuple[Data, ...]]) -> None:
         temporary = path.with_name(f".{path.name}.tmp")
         with _explained(path, "write"):
             try:
                 descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
                 try:
-                    _write_all(descriptor, buffers)
+                    for buffers in batches:
+                        _write_all(descriptor, buffers)
                     os.fsync(descriptor)
                 finally:
                     os.close(descriptor)
                 os.replace(temporary, path)
                 _sync_path(path.parent)
-            except OSError:
-                temporary.unlink(missing_ok=True)
+            except BaseException:
+                with contextlib.suppress(OSError):
+                    temporary.unlink(missing_ok=True)
                 raise
+
+    def rename(self, path: Path, target: Path) -> None:
+        """Give a file or folder another name beside it, durably; an empty folder may have had that name."""
+        with _explained(target, "rename to"):
+            os.rename(path, target)
+            _sync_path(target.parent)
 
     def read(self, path: Path, offset: int = 0, size: int | None = None) -> memoryview:
         with _explained(path, "read"):

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from isthmus.models.layers import Linear, rope
+from isthmus.models.layers import Linear, RMSNorm, rope
 from isthmus.models.short_attention import short_attention, suits
 from isthmus.spec.model import ModelSpec
 
@@ -75,16 +75,26 @@ class Attention(nn.Module):
         self.head_dim = spec.head_dim
         self.layer = layer
         self.grouped = spec.num_heads != spec.num_kv_heads
-        self.wq = Linear(spec.hidden_size, spec.num_heads * spec.head_dim)
-        self.wk = Linear(spec.hidden_size, spec.num_kv_heads * spec.head_dim)
-        self.wv = Linear(spec.hidden_size, spec.num_kv_heads * spec.head_dim)
-        self.wo = Linear(spec.num_heads * spec.head_dim, spec.hidden_size)
+        q_width, kv_width = spec.num_heads * spec.head_dim, spec.num_kv_heads * spec.head_dim
+        self.wq = Linear(spec.hidden_size, q_width, spec.qkv_bias)
+        self.wk = Linear(spec.hidden_size, kv_width, spec.qkv_bias)
+        self.wv = Linear(spec.hidden_size, kv_width, spec.qkv_bias)
+        self.wo = Linear(q_width, spec.hidden_size)
+        self.qk_norm = spec.qk_norm
+        if spec.qk_norm != "none":
+            by_head = spec.qk_norm == "head"
+            self.q_norm = RMSNorm(spec.head_dim if by_head else q_width, spec.norm_eps)
+            self.k_norm = RMSNorm(spec.head_dim if by_head else kv_width, spec.norm_eps)
 
     def forward(self, x_BTD: Tensor, step: Step) -> Tensor:
         heads = (*x_BTD.shape[:2], -1, self.head_dim)
-        q = rope(self.wq(x_BTD).view(heads), step.cos, step.sin)
-        k = rope(self.wk(x_BTD).view(heads), step.cos, step.sin)
-        v = self.wv(x_BTD).view(heads)
+        q, k, v = self.wq(x_BTD), self.wk(x_BTD), self.wv(x_BTD).view(heads)
+        if self.qk_norm == "head":
+            q, k = q.view(heads), k.view(heads)
+        if self.qk_norm != "none":
+            q, k = self.q_norm(q.float(), step.dtype), self.k_norm(k.float(), step.dtype)
+        q = rope(q.view(heads), step.cos, step.sin)
+        k = rope(k.view(heads), step.cos, step.sin)
         if step.cache is None:
             mixed = self._within(q, k, v, step.borders)
         else:

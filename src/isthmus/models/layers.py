@@ -14,18 +14,23 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
+from isthmus.models.stretch import stretched, yarn_attention_factor
+from isthmus.spec.model import ModelSpec
+
 silu_backward = torch.ops.aten.silu_backward.grad_input
 
 
 class Linear(nn.Module):
-    """y = x W^T, without bias. `weight` is [out, in] and starts uninitialised."""
+    """y = x W^T (+ b). `weight` is [out, in], `bias` [out] or None; both start uninitialised."""
 
-    def __init__(self, in_size: int, out_size: int):
+    def __init__(self, in_size: int, out_size: int, bias: bool = False):
         super().__init__()
         self.weight = nn.Parameter(torch.empty(out_size, in_size))
+        self.bias = nn.Parameter(torch.empty(out_size)) if bias else None
 
     def forward(self, x: Tensor) -> Tensor:
-        return functional.linear(x, self.weight.to(x.dtype))
+        bias = None if self.bias is None else self.bias.to(x.dtype)
+        return functional.linear(x, self.weight.to(x.dtype), bias)
 
 
 class _RMSNorm(torch.autograd.Function):
@@ -61,13 +66,19 @@ class RMSNorm(nn.Module):
         return _RMSNorm.apply(x, self.weight, self.eps, dtype)  # pyright: ignore[reportReturnType]
 
 
-def rope_tables(
-    positions_T: Tensor, head_dim: int, theta: float, dtype: torch.dtype
-) -> tuple[Tensor, Tensor]:
-    """(cos, sin), each [T, 1, head_dim], of the rotary embedding (arXiv 2104.09864)."""
-    exponents = torch.arange(0, head_dim, 2, device=positions_T.device, dtype=torch.float32) / head_dim
-    angles = positions_T.float()[:, None] / theta**exponents
-    cos, sin = angles.cos().to(dtype), angles.sin().to(dtype)
+def rope_tables(positions_T: Tensor, spec: ModelSpec, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """(cos, sin), each [T, 1, head_dim], of the rotary embedding (arXiv 2104.09864), stretched by the spec.
+
+    With yarn both carry its attention factor, so that the scores are multiplied by its square.
+    """
+    width, scaling = spec.head_dim, spec.rope_scaling
+    exponents = torch.arange(0, width, 2, device=positions_T.device, dtype=torch.float32) / width
+    angles = positions_T.float()[:, None] / stretched(spec.rope_theta**exponents, spec)
+    cos, sin = angles.cos(), angles.sin()
+    if scaling.kind == "yarn":
+        factor = scaling.attention_factor or yarn_attention_factor(scaling.factor)
+        cos, sin = cos * factor, sin * factor
+    cos, sin = cos.to(dtype), sin.to(dtype)
     return torch.cat([cos, cos], -1)[:, None], torch.cat([-sin, sin], -1)[:, None]
 
 

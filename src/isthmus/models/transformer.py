@@ -124,7 +124,7 @@ class Transformer(nn.Module):
         return x_BTD[:, -1] @ self.head_weight.to(x_BTD.dtype).t()
 
     def _step(self, positions_T: Tensor, **options: object) -> Step:
-        cos, sin = rope_tables(positions_T, self.spec.head_dim, self.spec.rope_theta, self.compute_dtype)
+        cos, sin = rope_tables(positions_T, self.spec, self.compute_dtype)
         return Step(cos, sin, self.compute_dtype, **options)  # pyright: ignore[reportArgumentType]
 
     def _hidden(

@@ -23,10 +23,15 @@ def _layer_shapes(spec: ModelSpec, layer: int) -> Iterator[tuple[str, Shape]]:
     hidden = spec.hidden_size
     q_width, kv_width = spec.num_heads * spec.head_dim, spec.num_kv_heads * spec.head_dim
     yield "attn_norm.weight", (hidden,)
-    yield "attn.wq.weight", (q_width, hidden)
-    yield "attn.wk.weight", (kv_width, hidden)
-    yield "attn.wv.weight", (kv_width, hidden)
+    for name, width in (("wq", q_width), ("wk", kv_width), ("wv", kv_width)):
+        yield f"attn.{name}.weight", (width, hidden)
+        if spec.qkv_bias:
+            yield f"attn.{name}.bias", (width,)
     yield "attn.wo.weight", (hidden, q_width)
+    if spec.qk_norm != "none":
+        by_head = spec.qk_norm == "head"
+        yield "attn.q_norm.weight", (spec.head_dim if by_head else q_width,)
+        yield "attn.k_norm.weight", (spec.head_dim if by_head else kv_width,)
     yield "ffn_norm.weight", (hidden,)
     if not spec.is_moe_layer(layer):
         yield "ffn.gate_up.weight", (2 * spec.ffn_size, hidden)

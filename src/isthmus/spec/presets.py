@@ -32,7 +32,7 @@ LLAMA_3_8B = ModelSpec(
 MIXTRAL_8X7B = replace(
     LLAMA_3_8B, vocab_size=32_000, num_experts=8, top_k=2, rope_theta=1_000_000.0, max_seq_len=32_768
 )
-QWEN3_30B_A3B = ModelSpec(  # without its norms on queries and keys
+QWEN3_30B_A3B = ModelSpec(
     vocab_size=151_936,
     hidden_size=2048,
     num_layers=48,
@@ -43,6 +43,7 @@ QWEN3_30B_A3B = ModelSpec(  # without its norms on queries and keys
     num_experts=128,
     top_k=8,
     expert_ffn_size=768,
+    qk_norm="head",
     tied_head=False,
     rope_theta=1_000_000.0,
     norm_eps=1e-6,

@@ -84,6 +84,8 @@ class TrainSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     """Format of the matrix products; auto: the faster one, measured at the start."""
     seed: AtLeast0 = 0
     """Seed of the first weights."""
+    init_from: str = ""
+    """Model folder (of `isthmus import`, or a run's `final`) to start from; empty: new weights."""
     eval_every: Seconds = Seconds(30.0)
     """Time between evaluations on held-out text; 0: only at the end."""
     eval_sequences: AtLeast1 = 64

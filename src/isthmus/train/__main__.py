@@ -27,6 +27,7 @@ from isthmus.outer.site import Site, SiteJob
 from isthmus.planner.plan import Plan
 from isthmus.rundir import RunDir
 from isthmus.spec.load import load_run
+from isthmus.spec.run import RunSpec
 from isthmus.train.export import save_final, save_tokenizer
 from isthmus.train.feed import Feed, LocalFeed
 from isthmus.train.job import Job, Outcome
@@ -34,6 +35,7 @@ from isthmus.train.learner import Learner
 from isthmus.train.loop import train
 from isthmus.train.signals import Leave
 from isthmus.train.site_feed import SiteFeed
+from isthmus.weights.folder import read_card
 
 GROUP_TIMEOUT_S = 900.0
 """Longer than rank 0 may keep the others waiting: for the server at the start, for a last checkpoint."""
@@ -104,12 +106,19 @@ def read_plan(run_dir: RunDir) -> Plan:
 def site_job(job: Job, dataset: Dataset, learner: Learner) -> SiteJob:
     """What the server compares between sites, and what it needs to know of this model."""
     return SiteJob(
-        model_hash=xxhash.xxh3_128_hexdigest(msgspec.json.encode(job.run.model)),
+        model_hash=xxhash.xxh3_128_hexdigest(msgspec.json.encode(job.run.model) + _start(job.run)),
         data_hash=dataset.fingerprint,
         batch_size=job.plan.batch_size,
         num_fragments=job.plan.fragments,
         groups=expert_groups(learner.model),
     )
+
+
+def _start(run: RunSpec) -> bytes:
+    """What tells the first weights of `train.init_from` from others: sites must start from the same."""
+    if not run.train.init_from:
+        return b""
+    return msgspec.json.encode(read_card(Path(run.train.init_from).expanduser()).shards)
 
 
 def _save_tokenizer(job: Job, dataset: Dataset, journal: Journal) -> None:

@@ -20,7 +20,7 @@ import xxhash
 from isthmus.errors import CorruptError, IsthmusError, NotFoundError
 from isthmus.journal.store import DiskStore, Store
 from isthmus.spec.model import ModelSpec
-from isthmus.train.tensorfile import Arrays, pack, unpack
+from isthmus.weights.tensorfile import Arrays, pack, unpack
 
 CHECKPOINTS = "checkpoints"
 """Their folder in a site's own."""

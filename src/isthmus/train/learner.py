@@ -16,7 +16,7 @@ from isthmus.spec.run import TrainSpec
 from isthmus.train.balance import Balancer, ExpertStats
 from isthmus.train.batches import Rows, micro_batches
 from isthmus.train.optimizer import clip_gradients, make_optimizer
-from isthmus.train.tensorfile import Arrays
+from isthmus.weights.tensorfile import Arrays
 
 MAX_LOST_STEPS = 10
 

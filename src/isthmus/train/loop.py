@@ -5,6 +5,7 @@ checkpoints, and decides what is due; its decision at each step boundary reaches
 """
 
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -17,6 +18,7 @@ from isthmus.journal.writer import Journal
 from isthmus.models.init import init_weights
 from isthmus.models.transformer import Transformer
 from isthmus.train.batches import Batches, Rows
+from isthmus.train.export import check_start
 from isthmus.train.feed import Done, Feed, Work
 from isthmus.train.job import Job, Outcome
 from isthmus.train.lead import Lead
@@ -24,6 +26,8 @@ from isthmus.train.learner import Learner
 from isthmus.train.orders import share_order
 from isthmus.train.schedule import learning_rate
 from isthmus.train.signals import Leave
+from isthmus.weights.folder import open_model
+from isthmus.weights.source import Floats
 
 OpenFeed = Callable[[Learner], Feed]
 """Makes rank 0's feed, once the model holds its first (or resumed) parameters."""
@@ -84,9 +88,24 @@ def build_learner(job: Job, group: Collective) -> Learner:
         precision = chip.best_dtype().dtype
     (is_bf16,) = group.share([precision == "bf16"])
     model = Transformer(job.run.model, torch.bfloat16 if is_bf16 else torch.float32)
-    init_weights(model, job.run.train.seed)
+    if job.run.train.init_from and group.rank == 0:  # the other ranks take rank 0's
+        load_weights(model, Path(job.run.train.init_from).expanduser())
+    else:
+        init_weights(model, job.run.train.seed)
     model.to(chip.device(job.local_rank))
     return Learner(model, job.run.train, group, site.micro_batch)
+
+
+def load_weights(model: Transformer, folder: Path) -> None:
+    """Fill all parameters from a model folder, a tensor at a time.
+
+    Raises NotFoundError, CorruptError, and InputError where it holds another model.
+    """
+    check_start(folder, model.spec)
+    found = Floats(open_model(folder).source)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            parameter.copy_(torch.from_numpy(found[name]))
 
 
 def _own_rows(rows: Rows, group: Collective) -> Rows:

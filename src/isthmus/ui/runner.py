@@ -27,6 +27,7 @@ from isthmus.planner.make import make_plan
 from isthmus.rundir import RunDir
 from isthmus.spec.fleet import FleetSpec
 from isthmus.spec.run import RunSpec
+from isthmus.train.export import check_start
 from isthmus.ui import tables
 from isthmus.wire.tls import ClientTls
 
@@ -64,6 +65,7 @@ def run_site(
     place, plan = RunDir(path), make_plan(fleet, spec)
     site = plan.site(remote.site)
     ClientTls.load(remote.certs, remote.site)
+    _check_start(spec)
     rank = rank_place(environment)
     if rank:
         check_place(rank, site)
@@ -86,6 +88,7 @@ def run(path: Path, spec: RunSpec, fleet: FleetSpec) -> RunView:
     """
     place = RunDir(path)
     plan = make_plan(fleet, spec)
+    _check_start(spec)
     for warning in plan.warnings:
         print(f"note: {warning}", file=sys.stderr)
     resumed = write_run(place, spec, fleet, plan)
@@ -156,6 +159,11 @@ def _judge(launch: Launch, complete: bool) -> None:
 
 def _last_words(child: Child) -> str:
     return f"--- {child.name}\n{child.last_words()}"
+
+
+def _check_start(spec: RunSpec) -> None:
+    if spec.train.init_from:
+        check_start(Path(spec.train.init_from).expanduser(), spec.model, spec.data.tokenizer)
 
 
 def _prepare_data(spec: RunSpec) -> None:

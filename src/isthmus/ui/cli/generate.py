@@ -7,6 +7,7 @@ from pathlib import Path
 from isthmus.errors import InputError
 from isthmus.rundir import RunDir
 from isthmus.train.export import has_weights, no_weights
+from isthmus.weights.folder import is_model
 
 
 def generate(  # noqa: PLR0913 (one for each option)
@@ -26,7 +27,7 @@ def generate(  # noqa: PLR0913 (one for each option)
     Parameters
     ----------
     run
-        The run's folder.
+        The run's folder, or a model folder such as `isthmus import` writes.
     prompt
         Text to continue.
     max_tokens
@@ -41,7 +42,7 @@ def generate(  # noqa: PLR0913 (one for each option)
         Print one JSON object at the end.
     """
     _check(max_tokens, temperature, top_p)
-    folder = RunDir.existing(run)
+    folder = RunDir(run) if is_model(run) else RunDir.existing(run)
     if not has_weights(folder):
         raise no_weights(folder)
     options = {

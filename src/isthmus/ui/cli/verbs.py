@@ -37,6 +37,8 @@ VERBS = (
     Verb("certs", "certs:app", "Make certificates and tokens for the sites.", SET_UP),
     Verb("check", "check:app", "Check links, certificates and machines before a run.", SET_UP),
     Verb("server", "server:app", "Run the parameter server that joins the sites.", SET_UP),
+    Verb("import", "import_:import_", "Take in a Hugging Face model.", SET_UP),
+    Verb("export", "export:export", "Write a run's model for Hugging Face transformers.", READ),
     Verb("data", "data:app", "Prepare and inspect training data.", SET_UP),
     Verb("bench", "bench:bench", "Run a benchmark and print its figures beside their targets.", MEASURE),
     Verb("version", "version:version", "Print the versions of isthmus and of what it runs on.", MEASURE),

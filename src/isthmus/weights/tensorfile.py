@@ -30,29 +30,33 @@ def pack(arrays: Arrays, metadata: Mapping[str, str] | None = None) -> list[memo
 
     Arrays must be C-contiguous and of a type the format knows; ours are.
     """
-    header: dict[str, Any] = {"__metadata__": dict(metadata)} if metadata else {}
-    offset = 0
-    for name, array in arrays.items():
-        header[name] = {
-            "dtype": _NAMES[array.dtype],
-            "shape": list(array.shape),
-            "data_offsets": [offset, offset + array.nbytes],
-        }
-        offset += array.nbytes
-    text = json.dumps(header, separators=(",", ":")).encode()
-    text += b" " * (-(len(text) + _LENGTH.size) % _ALIGN)
+    entries = {name: (_NAMES[array.dtype], array.shape, array.nbytes) for name, array in arrays.items()}
     bodies = [array.reshape(-1).view(np.uint8).data for array in arrays.values() if array.nbytes]
-    return [memoryview(_LENGTH.pack(len(text)) + text), *bodies]
+    return [memoryview(header(entries, metadata)), *bodies]
+
+
+def header(
+    entries: Mapping[str, tuple[str, tuple[int, ...], int]], metadata: Mapping[str, str] | None = None
+) -> bytes:
+    """The start of a file in which these tensors (type, shape, bytes) follow one after the other."""
+    document: dict[str, Any] = {"__metadata__": dict(metadata)} if metadata else {}
+    offset = 0
+    for name, (dtype, shape, num_bytes) in entries.items():
+        document[name] = {"dtype": dtype, "shape": shape, "data_offsets": [offset, offset + num_bytes]}
+        offset += num_bytes
+    text = json.dumps(document, separators=(",", ":")).encode()
+    text += b" " * (-(len(text) + _LENGTH.size) % _ALIGN)
+    return _LENGTH.pack(len(text)) + text
 
 
 def unpack(file: memoryview, where: str) -> dict[str, np.ndarray]:
     """The tensors by name, as views of `file`. Raises CorruptError, naming `where`, for any other file."""
     try:
         (length,) = _LENGTH.unpack_from(file)
-        header = json.loads(bytes(file[_LENGTH.size : _LENGTH.size + length]))
-        header.pop("__metadata__", None)
+        entries = json.loads(bytes(file[_LENGTH.size : _LENGTH.size + length]))
+        entries.pop("__metadata__", None)
         body = file[_LENGTH.size + length :]
-        return {name: _view(body, entry) for name, entry in header.items()}
+        return {name: _view(body, entry) for name, entry in entries.items()}
     except (struct.error, ValueError, KeyError, TypeError, AttributeError) as error:
         raise CorruptError(
             f"not a sound safetensors file: {error}",
