@@ -165,7 +165,9 @@ def test_grouped_on_cuda(share):
     plan = dispatch(expert_NK.cuda(), 8, 32, kept_NK.cuda())
     got = gradients((leaves[0], leaves[1], plan, leaves[2:]), grad.cuda())
     for found, wanted in zip(got, want, strict=True):
-        assert float((found.cpu() - wanted).norm()) <= TOLERANCE[torch.bfloat16] * max(float(wanted.norm()), 1e-3)
+        assert float((found.cpu() - wanted).norm()) <= TOLERANCE[torch.bfloat16] * max(
+            float(wanted.norm()), 1e-3
+        )
 
 
 @pytest.mark.parametrize("dtype", TOLERANCE)

@@ -79,7 +79,10 @@ class _Experts(torch.autograd.Function):
             torch.mm(grad_gate_up, gate_up.t(), out=grad_x_RD[low:high])
             x_LD = buffers.take("x", rows, len(gate_up))
             kernels.gather(x_ND, tokens, x_LD)
-            for index, left, right in ((2 * expert, x_LD, grad_gate_up), (2 * expert + 1, activation, grad_LD)):
+            for index, left, right in (
+                (2 * expert, x_LD, grad_gate_up),
+                (2 * expert + 1, activation, grad_LD),
+            ):
                 grad_params[index] = _weight_gradient(kernels, buffers, left, right, params[index].dtype)
         grad_x_ND = torch.empty_like(x_ND)
         kernels.combine(grad_x_RD, plan.row_NK, grad_x_ND)

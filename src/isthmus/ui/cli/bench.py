@@ -11,7 +11,7 @@ PACKAGE = "isthmus_bench"
 
 
 def bench(
-    name: Literal["outer", "loader", "transport", "sim"], *, quick: bool = False, json_: bool = False
+    name: Literal["outer", "moe", "loader", "transport", "sim"], *, quick: bool = False, json_: bool = False
 ) -> int:
     """Run a benchmark and print its figures beside their targets.
 
@@ -20,7 +20,8 @@ def bench(
     Parameters
     ----------
     name
-        outer: training across sites; loader: data; transport: bytes between sites; sim: the protocol.
+        outer: training across sites; moe: layers of experts; loader: data; transport: bytes between sites;
+        sim: the protocol.
     quick
         Small sizes: shows that it works, proves nothing.
     json_
