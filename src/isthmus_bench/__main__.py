@@ -9,7 +9,7 @@ from isthmus.errors import IsthmusError
 from isthmus_bench.document import Result, document
 from isthmus_bench.targets import target_of
 
-NAMES = ("outer", "loader", "transport", "sim", "balance")
+NAMES = ("outer", "moe", "balance", "loader", "transport", "sim")
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -33,6 +33,7 @@ from isthmus.train.feed import Feed, LocalFeed
 from isthmus.train.job import Job, Outcome
 from isthmus.train.learner import Learner
 from isthmus.train.loop import train
+from isthmus.train.memory import keep_freed_memory
 from isthmus.train.signals import Leave
 from isthmus.train.site_feed import SiteFeed
 from isthmus.weights.folder import read_card
@@ -47,6 +48,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--site", required=True)
     parser.add_argument("--line", default="", help="socket of the site's client")
     options = parser.parse_args(argv)
+    keep_freed_memory()
     try:
         run_rank(RunDir.existing(options.run_dir), options.site, options.line)
     except IsthmusError as error:

@@ -11,7 +11,7 @@ PACKAGE = "isthmus_bench"
 
 
 def bench(
-    name: Literal["outer", "loader", "transport", "sim", "balance"],
+    name: Literal["outer", "moe", "balance", "loader", "transport", "sim"],
     *,
     quick: bool = False,
     json_: bool = False,
@@ -23,8 +23,8 @@ def bench(
     Parameters
     ----------
     name
-        outer: training across sites; loader: data; transport: bytes between sites; sim: the protocol;
-        balance: experts kept evenly loaded.
+        outer: training across sites; moe: layers of experts; balance: experts kept evenly loaded;
+        loader: data; transport: bytes between sites; sim: the protocol.
     quick
         Small sizes: shows that it works, proves nothing.
     json_
