@@ -55,7 +55,7 @@ def _run(command: str, folder: Path) -> str:
 
 
 @pytest.mark.timeout(300)
-@pytest.mark.parametrize("page", ["docs/tutorial.md", "docs/huggingface.md"])
+@pytest.mark.parametrize("page", ["docs/tutorial.md", "docs/huggingface.md", "docs/moe.md"])
 def test_the_page_is_true(page: str, place: Path):
     num_commands = 0
     for block in _BLOCK.finditer((ROOT / page).read_text()):
