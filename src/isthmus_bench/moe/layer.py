@@ -1,4 +1,4 @@
-"""`moe.roofline`, `moe.vs` and `moe.router_share`: forward and backward of one layer, router included, in bf16."""
+"""`moe.roofline`, `moe.vs`, `moe.router_share`: forward and backward of one layer in bf16."""
 
 from statistics import median
 
@@ -31,14 +31,19 @@ def run(effort: Effort) -> list[Result]:
 def contenders(num_experts: int, effort: Effort, peers: bool) -> list[Contender]:
     shape = {"num_experts": num_experts, "tokens": effort.tokens}
 
-    def ours(name: str, *more: str, masters: bool = False, **variables: str) -> Contender:
+    def ours(
+        name: str, *more: str, masters: bool = False, variables: dict[str, str] | None = None
+    ) -> Contender:
         options = contender.options(**shape, fp32_masters=masters)
-        return Contender(name, ["layer", "isthmus", *options, *more], **variables)
+        return Contender(name, ["layer", "isthmus", *options, *more], variables=variables)
 
     keep = "--keep-memory"
     entered = [
-        ours(OURS, keep), ours(MASTERS, keep, masters=True), ours(PLAIN, keep, **{COMPILED: "0"}), ours(DEFAULT)
-    ]  # fmt: skip
+        ours(OURS, keep),
+        ours(MASTERS, keep, masters=True),
+        ours(PLAIN, keep, variables={COMPILED: "0"}),
+        ours(DEFAULT),
+    ]
     if peers:
         options = contender.options(**shape)
         entered += [Contender(name, ["layer", name, *options]) for name in PEERS]
@@ -53,10 +58,8 @@ def rooflines(num_experts: int, found: Race, effort: Effort) -> list[Result]:
     for id_, turns in (("moe.roofline", found.turns), ("moe.roofline_fixed", found.fixed)):
         ours = turns[OURS]
         peers = {name: fraction(turns[name]) for name in turns if name != OURS}
-        note = (
-            f"{where()}; {effort.tokens} tokens, top-2, 512 x 1024, bf16; layer "
-            f"{median(turn['s'] for turn in ours) * 1e3:.1f} ms, dense {median(t['dense_s'] for t in ours) * 1e3:.1f} ms"
-        )
+        layer_ms, dense_ms = (median(turn[key] for turn in ours) * 1e3 for key in ("s", "dense_s"))
+        note = f"{where()}; {effort.tokens} tokens; layer {layer_ms:.1f} ms, dense {dense_ms:.1f} ms"
         results.append(Result(f"{id_}.{num_experts}", fraction(ours), "ratio", peers, note))
     return results
 
