@@ -4,7 +4,7 @@ import ctypes
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 _LARGEST_ON_HEAP = 32 << 20
-"""Bytes; glibc takes no more. Larger blocks are still mapped afresh, and so cannot leave holes in the heap."""
+"""Bytes; glibc takes no more. Larger blocks are still mapped afresh, and leave no holes in the heap."""
 _INT_MAX = 2**31 - 1
 
 

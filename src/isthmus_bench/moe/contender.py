@@ -9,7 +9,7 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import isthmus
 from isthmus.errors import IsthmusError
@@ -79,9 +79,15 @@ def environment() -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": source, "OMP_NUM_THREADS": "1"}
 
 
+class Titan(NamedTuple):
+    python: str
+    title: str
+    """Its version, and torch's."""
+
+
 @lru_cache
-def torchtitan() -> tuple[str, str] | None:
-    """(its interpreter, its version and torch's), if it can run here."""
+def torchtitan() -> Titan | None:
+    """The peer, if it is installed."""
     python = os.environ.get(VARIABLE, sys.executable)
     command = [python, "-c", _VERSIONS, "torchtitan", "torch"]
     try:
@@ -89,7 +95,7 @@ def torchtitan() -> tuple[str, str] | None:
     except (OSError, subprocess.SubprocessError):
         return None
     version, torch_version = json.loads(found.stdout)
-    return python, f"torchtitan {version} (torch {torch_version})"
+    return Titan(python, f"torchtitan {version} (torch {torch_version})")
 
 
 def options(**shape: Any) -> list[str]:

@@ -22,6 +22,10 @@ def run(effort: Effort) -> list[Result]:
     for num_experts in (8, 16, 32):
         peers = num_experts == 16
         found = race(contenders(num_experts, effort, peers), effort, fixed=True)
+        if peers and contender.torchtitan() is None:
+            found.missing.append(
+                f"torchtitan not run: name an interpreter that has it in {contender.VARIABLE}"
+            )
         results += rooflines(num_experts, found, effort)
         if peers:
             results += comparisons(found)
@@ -47,9 +51,8 @@ def contenders(num_experts: int, effort: Effort, peers: bool) -> list[Contender]
     if peers:
         options = contender.options(**shape)
         entered += [Contender(name, ["layer", name, *options]) for name in PEERS]
-        titan = contender.torchtitan()
-        if titan:
-            entered.append(Contender(TITAN, ["layer", TITAN, *options], titan[0]))
+        if titan := contender.torchtitan():
+            entered.append(Contender(TITAN, ["layer", TITAN, *options], titan.python))
     return entered
 
 
@@ -59,17 +62,19 @@ def rooflines(num_experts: int, found: Race, effort: Effort) -> list[Result]:
         ours = turns[OURS]
         peers = {name: fraction(turns[name]) for name in turns if name != OURS}
         layer_ms, dense_ms = (median(turn[key] for turn in ours) * 1e3 for key in ("s", "dense_s"))
-        note = f"{where()}; {effort.tokens} tokens; layer {layer_ms:.1f} ms, dense {dense_ms:.1f} ms"
+        times = f"{effort.tokens} tokens; layer {layer_ms:.1f} ms, dense {dense_ms:.1f} ms"
+        note = "; ".join([where(), times, *found.missing])
         results.append(Result(f"{id_}.{num_experts}", fraction(ours), "ratio", peers, note))
     return results
 
 
 def comparisons(found: Race) -> list[Result]:
     """How many times as fast as each peer."""
-    titan, results = contender.torchtitan(), []
+    results = []
     library = f"transformers {package_version('transformers')}"
     names = {name: f"{library} {setting}" for name, setting in PEERS.items()}
-    names[TITAN] = titan[1] if titan else ""
+    if titan := contender.torchtitan():
+        names[TITAN] = titan.title
     for name, title in names.items():
         for id_, turns in (("moe.vs", found.turns), ("moe.vs_fixed", found.fixed)):
             if name in turns:
