@@ -19,7 +19,7 @@ class Dispatch:
     """Rows sorted by expert. The last row is padding that belongs to none: dropped choices are sent there."""
 
     ends_E: Tensor
-    """Expert e's rows end before ends[e], int64, where the next one's begin. After the last come rows of nobody."""
+    """Expert e's rows end before ends[e] (int64), where the next one's begin; beyond are nobody's."""
     token_R: Tensor
     """Token of each row; -1: padding."""
     row_NK: Tensor

@@ -1,8 +1,8 @@
 """The experts' pass over their segments of the rows, forward and backward.
 
 It is written by hand. Autograd would index a stacked weight once per expert and write a full-size gradient
-each time, and would keep every intermediate; here each expert has Parameters of its own, the router's weight is
-folded into the activation, which is recomputed, and what the backward pass does not need lies in buffers
+each time, and would keep every intermediate; here each expert has Parameters of its own, the router's weight
+is folded into the activation, which is recomputed, and what the backward pass does not need lies in buffers
 that all experts share.
 
 Shape suffixes: as in `dispatch`; D hidden, F width of an expert; L rows of one expert.

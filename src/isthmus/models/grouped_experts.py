@@ -61,7 +61,7 @@ class GroupedExperts(torch.autograd.Function):
 
 def _stack(params: Sequence[Tensor], like: Tensor) -> Tensor:
     stacked = like.new_empty(len(params), *params[0].shape)
-    torch._foreach_copy_(list(stacked.unbind()), list(params))
+    torch.ops.aten._foreach_copy_(list(stacked.unbind()), list(params))
     return stacked
 
 

@@ -6,10 +6,10 @@ import select
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import isthmus
 from isthmus.errors import IsthmusError
@@ -28,16 +28,27 @@ print(json.dumps([version(name) for name in sys.argv[1:]]))
 class Contender:
     """A worker that has been started. `turn` raises IsthmusError, with its last words, once it has failed."""
 
-    def __init__(self, name: str, arguments: Sequence[str], python: str = sys.executable, **variables: str):
+    def __init__(
+        self,
+        name: str,
+        arguments: Sequence[str],
+        python: str = sys.executable,
+        variables: Mapping[str, str] | None = None,
+    ):
         self.name = name
-        self._log = tempfile.TemporaryFile("w+")
+        self._log = tempfile.TemporaryFile("w+")  # noqa: SIM115
         self._process = subprocess.Popen(
-            [python, str(WORKER), *arguments], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._log,
-            text=True, env=environment() | variables,
-        )  # fmt: skip
+            [python, str(WORKER), *arguments],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._log,
+            text=True,
+            env=environment() | dict(variables or {}),
+        )
 
     def turn(self, seed: int) -> dict[str, float]:
-        assert self._process.stdin and self._process.stdout
+        assert self._process.stdin
+        assert self._process.stdout
         try:
             print(json.dumps({"seed": seed}), file=self._process.stdin, flush=True)
             if select.select([self._process.stdout], [], [], TURN_TIMEOUT_S)[0]:
@@ -68,9 +79,15 @@ def environment() -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": source, "OMP_NUM_THREADS": "1"}
 
 
+class Titan(NamedTuple):
+    python: str
+    title: str
+    """Its version, and torch's."""
+
+
 @lru_cache
-def torchtitan() -> tuple[str, str] | None:
-    """(its interpreter, its version and torch's), if it can run here."""
+def torchtitan() -> Titan | None:
+    """The peer, if it is installed."""
     python = os.environ.get(VARIABLE, sys.executable)
     command = [python, "-c", _VERSIONS, "torchtitan", "torch"]
     try:
@@ -78,7 +95,7 @@ def torchtitan() -> tuple[str, str] | None:
     except (OSError, subprocess.SubprocessError):
         return None
     version, torch_version = json.loads(found.stdout)
-    return python, f"torchtitan {version} (torch {torch_version})"
+    return Titan(python, f"torchtitan {version} (torch {torch_version})")
 
 
 def options(**shape: Any) -> list[str]:

@@ -1,4 +1,4 @@
-"""`moe.roofline`, `moe.vs` and `moe.router_share`: forward and backward of one layer, router included, in bf16."""
+"""`moe.roofline`, `moe.vs`, `moe.router_share`: forward and backward of one layer in bf16."""
 
 from statistics import median
 
@@ -22,6 +22,10 @@ def run(effort: Effort) -> list[Result]:
     for num_experts in (8, 16, 32):
         peers = num_experts == 16
         found = race(contenders(num_experts, effort, peers), effort, fixed=True)
+        if peers and contender.torchtitan() is None:
+            found.missing.append(
+                f"torchtitan not run: name an interpreter that has it in {contender.VARIABLE}"
+            )
         results += rooflines(num_experts, found, effort)
         if peers:
             results += comparisons(found)
@@ -31,20 +35,24 @@ def run(effort: Effort) -> list[Result]:
 def contenders(num_experts: int, effort: Effort, peers: bool) -> list[Contender]:
     shape = {"num_experts": num_experts, "tokens": effort.tokens}
 
-    def ours(name: str, *more: str, masters: bool = False, **variables: str) -> Contender:
+    def ours(
+        name: str, *more: str, masters: bool = False, variables: dict[str, str] | None = None
+    ) -> Contender:
         options = contender.options(**shape, fp32_masters=masters)
-        return Contender(name, ["layer", "isthmus", *options, *more], **variables)
+        return Contender(name, ["layer", "isthmus", *options, *more], variables=variables)
 
     keep = "--keep-memory"
     entered = [
-        ours(OURS, keep), ours(MASTERS, keep, masters=True), ours(PLAIN, keep, **{COMPILED: "0"}), ours(DEFAULT)
-    ]  # fmt: skip
+        ours(OURS, keep),
+        ours(MASTERS, keep, masters=True),
+        ours(PLAIN, keep, variables={COMPILED: "0"}),
+        ours(DEFAULT),
+    ]
     if peers:
         options = contender.options(**shape)
         entered += [Contender(name, ["layer", name, *options]) for name in PEERS]
-        titan = contender.torchtitan()
-        if titan:
-            entered.append(Contender(TITAN, ["layer", TITAN, *options], titan[0]))
+        if titan := contender.torchtitan():
+            entered.append(Contender(TITAN, ["layer", TITAN, *options], titan.python))
     return entered
 
 
@@ -53,20 +61,20 @@ def rooflines(num_experts: int, found: Race, effort: Effort) -> list[Result]:
     for id_, turns in (("moe.roofline", found.turns), ("moe.roofline_fixed", found.fixed)):
         ours = turns[OURS]
         peers = {name: fraction(turns[name]) for name in turns if name != OURS}
-        note = (
-            f"{where()}; {effort.tokens} tokens, top-2, 512 x 1024, bf16; layer "
-            f"{median(turn['s'] for turn in ours) * 1e3:.1f} ms, dense {median(t['dense_s'] for t in ours) * 1e3:.1f} ms"
-        )
+        layer_ms, dense_ms = (median(turn[key] for turn in ours) * 1e3 for key in ("s", "dense_s"))
+        times = f"{effort.tokens} tokens; layer {layer_ms:.1f} ms, dense {dense_ms:.1f} ms"
+        note = "; ".join([where(), times, *found.missing])
         results.append(Result(f"{id_}.{num_experts}", fraction(ours), "ratio", peers, note))
     return results
 
 
 def comparisons(found: Race) -> list[Result]:
     """How many times as fast as each peer."""
-    titan, results = contender.torchtitan(), []
+    results = []
     library = f"transformers {package_version('transformers')}"
     names = {name: f"{library} {setting}" for name, setting in PEERS.items()}
-    names[TITAN] = titan[1] if titan else ""
+    if titan := contender.torchtitan():
+        names[TITAN] = titan.title
     for name, title in names.items():
         for id_, turns in (("moe.vs", found.turns), ("moe.vs_fixed", found.fixed)):
             if name in turns:

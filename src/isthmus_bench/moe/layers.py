@@ -68,7 +68,7 @@ def _qwen(shape: Shape, implementation: str) -> Layer:
         num_experts_per_tok=shape.top_k, norm_topk_prob=True,
     )  # fmt: skip
     config._experts_implementation = implementation
-    layer = Qwen3MoeSparseMoeBlock(config).bfloat16()
+    layer: Any = Qwen3MoeSparseMoeBlock(config).bfloat16()
     for parameter, value in zip(
         (layer.gate.weight, layer.experts.gate_up_proj, layer.experts.down_proj), weights(shape), strict=True
     ):

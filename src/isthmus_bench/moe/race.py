@@ -31,7 +31,7 @@ class Race:
 
 
 def race(contenders: Iterable[Contender], effort: Effort, fixed: bool = False) -> Race:
-    """Closes the contenders."""
+    """Closes the contenders. The first must finish; others may fail."""
     result = Race()
     with ExitStack() as stack:
         running = [stack.enter_context(contender) for contender in contenders]
@@ -46,14 +46,16 @@ def race(contenders: Iterable[Contender], effort: Effort, fixed: bool = False) -
 def _take_turns(
     running: list[Contender], turns: dict[str, Turns], seeds: Iterable[int], result: Race
 ) -> None:
-    """Those that fail leave the race."""
     for seed in seeds:
         for contender in list(running):
             try:
                 turns.setdefault(contender.name, []).append(contender.turn(seed))
             except IsthmusError as error:
+                if contender is running[0]:
+                    raise
                 running.remove(contender)
-                result.turns.pop(contender.name, None)
+                for kind in (result.turns, result.fixed):
+                    kind.pop(contender.name, None)
                 result.missing.append(f"not run: {error}")
 
 

@@ -1,10 +1,10 @@
-"""A small MoE's whole training step, ours and that of transformers: tokens int32[B, T + 1] -> one step of AdamW."""
+"""A small MoE's whole training step, ours and that of transformers: one step of AdamW on int32[B, T + 1]."""
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
 
 BATCH, SEQ_LEN, VOCAB = 8, 256, 4096
 HIDDEN, LAYERS, HEADS, HEAD_DIM, FFN, EXPERTS, TOP_K = 256, 4, 4, 64, 512, 8, 2
@@ -57,13 +57,13 @@ def mixtral(setting: str, device: str) -> Step:
         vocab_size=VOCAB, hidden_size=HIDDEN, num_hidden_layers=LAYERS, num_attention_heads=HEADS,
         num_key_value_heads=HEADS, head_dim=HEAD_DIM, intermediate_size=FFN, num_local_experts=EXPERTS,
         num_experts_per_tok=TOP_K, max_position_embeddings=SEQ_LEN, sliding_window=None,
-        tie_word_embeddings=True, use_cache=False, attn_implementation="sdpa",
+        tie_word_embeddings=True, use_cache=False,
     )  # fmt: skip
+    config._attn_implementation = "sdpa"
     config._experts_implementation = implementation
     torch.manual_seed(0)
-    model: nn.Module = MixtralForCausalLM(config).to(device)
-    if bf16 == "weights":
-        model = model.bfloat16()
+    model: Any = MixtralForCausalLM(config)
+    model.to(device=device, dtype=torch.bfloat16 if bf16 == "weights" else torch.float32)
     spec = TrainSpec()
     optimizer = make_optimizer(spec, model.named_parameters())
     parameters = list(model.parameters())

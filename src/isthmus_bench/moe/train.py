@@ -1,4 +1,4 @@
-"""`moe.train_step`: tokens/s of a small model's whole training step, over those of the same in transformers."""
+"""`moe.train_step`: tokens/s of a small model's training step, over those of transformers."""
 
 from statistics import median
 

@@ -1,7 +1,7 @@
-"""One contender in a process of its own: for each line {"seed": ...} on stdin it does one turn and answers with the
-seconds it took. Run by its path, by an interpreter that may have torch and one peer only.
+"""One contender in a process of its own: for each line {"seed": ...} on stdin it does one turn and answers
+with the seconds it took. Run by its path, by an interpreter that may have torch and one peer only.
 
-The memory-bound parts depend on how a process's allocator behaves, which is why none shares it with another.
+How fast the memory-bound parts are depends on the process's allocator, so no two contenders share one.
 """
 
 import argparse
@@ -10,15 +10,12 @@ import os
 import sys
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
+import layers  # pyright: ignore[reportMissingImports]  # beside this file
 import numpy as np
+import steps  # pyright: ignore[reportMissingImports]
 import torch
-
-sys.path[0] = str(Path(__file__).parent)  # for the two below, without this package's own imports
-import layers  # pyright: ignore
-import steps  # pyright: ignore
 
 GPU_REPEATS = 20
 Turn = Callable[[int], dict[str, float]]
@@ -26,7 +23,7 @@ Turn = Callable[[int], dict[str, float]]
 
 
 class Dense:
-    """The roofline: the six matrix products of one dense SwiGLU layer on as many rows, forward and backward."""
+    """The roofline: the six matrix products of one dense SwiGLU layer on as many rows."""
 
     def __init__(self, shape: layers.Shape, device: str):
         rows, D, F = shape.tokens * shape.top_k, shape.hidden, shape.ffn
@@ -40,7 +37,7 @@ class Dense:
 
     def run(self) -> None:
         for left, right in self._products:
-            left @ right
+            torch.mm(left, right)
 
 
 class Stopwatch:
