@@ -86,8 +86,8 @@ def comparisons(found: Race) -> list[Result]:
 
 
 def router_share(effort: Effort) -> Result:
-    """Router, balance loss and counts, of the layer's time."""
-    options = contender.options(num_experts=16, tokens=effort.tokens)
+    """Router with normalisation, balance loss and counts, of the layer's time."""
+    options = contender.options(num_experts=16, tokens=effort.tokens, gate_norm=1.0)
     entered = Contender(OURS, ["router", "isthmus", *options, "--keep-memory"])
     turns = race([entered], effort).turns[OURS]
     share = median(turn["router_s"] / turn["s"] for turn in turns)

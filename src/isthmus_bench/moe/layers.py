@@ -20,6 +20,8 @@ class Shape:
     ffn: int = 1024
     tokens: int = 4096
     top_k: int = 2
+    gate_norm: float = 0.0
+    """Ours alone."""
     fp32_masters: bool = False
     """Ours alone: parameters of the experts in fp32, cast in every pass, as in training. Otherwise bf16."""
 
@@ -46,8 +48,13 @@ def build(name: str, shape: Shape, device: str) -> Layer:
 
 def isthmus(shape: Shape) -> Layer:
     from isthmus.models.moe import MoE
+    from isthmus.spec.model import ModelSpec
 
-    layer = MoE(shape.hidden, shape.ffn, shape.num_experts, shape.top_k)
+    spec = ModelSpec(
+        hidden_size=shape.hidden, ffn_size=shape.ffn, num_experts=shape.num_experts, top_k=shape.top_k,
+        gate_norm=shape.gate_norm,
+    )  # fmt: skip
+    layer = MoE(spec, 0)
     router, gate_up, down = weights(shape)
     with torch.no_grad():
         layer.router.weight.copy_(router)

@@ -89,19 +89,29 @@ def draw(seed: int, shape: layers.Shape, device: str) -> tuple[torch.Tensor, tor
 
 
 def router_turn(shape: layers.Shape, device: str) -> Turn:
-    """Our whole layer, and its router with the balance loss and the counts by themselves."""
-    layer, call = layers.isthmus(shape)
+    """Our whole layer, balanced as in training, and its router, balance loss and counts by themselves."""
+    from isthmus.models.balance import Balance, gate_loss, observe
+    from isthmus.spec.balance import BalanceSpec
+
+    layer, _ = layers.isthmus(shape)
     layer, seconds = layer.to(device), Stopwatch(device)
+    balance = Balance(BalanceSpec(), torch.ones(1, device=device))
 
     def route(x: torch.Tensor) -> None:
         choice = layer.router(x)  # pyright: ignore
-        torch.bincount(choice.expert_NK.flatten(), minlength=shape.num_experts)
-        (choice.weight_NK.sum() + choice.aux_loss).backward()
+        probs = layer.router.probs(choice)  # pyright: ignore
+        routing = observe(choice, probs, balance.spec)
+        loss = gate_loss(balance, 0, probs, choice.logits_NE, routing.load)
+        (choice.weight_NK.sum() + loss).backward()
+
+    def run(x: torch.Tensor, grad: torch.Tensor) -> None:
+        output = layer(x[None], balance)
+        torch.autograd.backward([output.y[0], output.loss], [grad, None])
 
     def turn(seed: int) -> dict[str, float]:
         x, grad = draw(seed, shape, device)
         router_s = seconds(lambda: route(x))
-        layer_s = seconds(lambda: call(x).backward(grad))
+        layer_s = seconds(lambda: run(x, grad))
         layer.zero_grad()
         return {"s": layer_s, "router_s": router_s}
 
