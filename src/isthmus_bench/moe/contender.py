@@ -75,8 +75,8 @@ class Contender:
 
 
 def environment() -> dict[str, str]:
-    source = str(Path(isthmus.__file__).parents[1])
-    return {**os.environ, "PYTHONPATH": source, "OMP_NUM_THREADS": "1"}
+    path = [str(Path(isthmus.__file__).parents[1]), os.environ.get("PYTHONPATH", "")]
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, path)), "OMP_NUM_THREADS": "1"}
 
 
 class Titan(NamedTuple):

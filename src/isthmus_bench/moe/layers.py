@@ -36,7 +36,7 @@ def weights(shape: Shape) -> Weights:
     draws = torch.Generator().manual_seed(1)
     E, D, F = shape.num_experts, shape.hidden, shape.ffn
     sizes = (E, D), (E, 2 * F, D), (E, D, F)
-    router, gate_up, down = (0.02 * torch.randn(size, generator=draws) for size in sizes)
+    router, gate_up, down = (0.02 * torch.randn(size, generator=draws, device="cpu") for size in sizes)
     return router, gate_up, down
 
 
