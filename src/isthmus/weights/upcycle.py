@@ -1,7 +1,7 @@
 """A dense model made into a Mixture-of-Experts model that computes the same (arXiv 2212.05055).
 
-Every expert is a copy of its layer's feed-forward part, and the router is new. A token's weights sum to one,
-so whichever copies it is sent to, it gets the dense layer's output (Skywork-MoE, arXiv 2406.06563, section 3).
+Every expert is a copy of its layer's feed-forward part, and the router is new. A token's weights sum to
+one, so whichever copies it is sent to, it gets the dense layer's output (arXiv 2406.06563, section 3).
 
 With a granularity g each copy is cut into g experts of 1/g of its width, as SwiGLU is a sum over its width
 (arXiv 2410.07524). They lie side by side and share one router row: equal logits are chosen in the order of
@@ -24,8 +24,8 @@ Named = tuple[str, np.ndarray]
 
 TIE_MULTIPLE = 4
 """Matrix kernels may add up the last rows of a router in another order than the first ones. Logits of equal
-rows then differ by a rounding, and a token may be sent to pieces of different copies. With MKL, numbers of rows
-up to 96 and widths up to 4,608 they do so unless the number of rows is a multiple of this."""
+rows then differ by a rounding, and a token may be sent to pieces of different copies. MKL does so, with up to
+96 rows of up to 4,608, unless the number of rows is a multiple of this."""
 
 
 class Recipe(msgspec.Struct, frozen=True, kw_only=True):
