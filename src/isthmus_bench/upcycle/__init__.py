@@ -30,11 +30,14 @@ from isthmus_bench.upcycle.arms import (
 
 PLAIN = Recipe(copies=8)
 NOISY = Recipe(copies=8, noise=0.1)
+HALVES = Recipe(copies=8, top_k=1, granularity=2)
+"""As many multiplications for a token as in the dense model."""
 MORE_COMPUTE = count_active_params(moe_spec(DENSE, PLAIN)) / count_active_params(DENSE)
 """Multiplications for a token in the MoE model over those in the dense one."""
 
 ON, UPCYCLED, SCRATCH = "dense, trained on", "upcycled", "MoE from scratch"
 LONGER, NOISE = "dense, trained on with equal compute", "upcycled with noise"
+EQUAL = "upcycled in halves, top 1, at the dense compute"
 Curves = dict[Arm, Curve]
 
 
@@ -45,7 +48,7 @@ class Size(NamedTuple):
     seeds: int
 
 
-FULL = Size(base_steps=2000, num_steps=1000, rates=(2e-3, 4e-3, 8e-3), seeds=3)
+FULL = Size(base_steps=1600, num_steps=800, rates=(2e-3, 4e-3, 8e-3), seeds=3)
 QUICK = Size(base_steps=40, num_steps=20, rates=(4e-3,), seeds=1)
 
 
@@ -84,10 +87,16 @@ def measure(size: Size) -> Measured:
         kinds += [
             kinds[0]._replace(name=LONGER, num_steps=round(size.num_steps * MORE_COMPUTE)),
             kinds[1]._replace(name=NOISE, recipe=NOISY),
+            kinds[1]._replace(name=EQUAL, recipe=HALVES),
         ]
         arms = [kind._replace(seed=seed) for seed in range(size.seeds) for kind in kinds]
         curves |= _train(processes, bases, [arm for arm in arms if arm not in curves])
-    return Measured(size, {arm: curves[arm] for arm in arms}, grid, logit_difference(PLAIN, bases[0]))
+    return Measured(
+        size,
+        {arm: curves[arm] for arm in arms},
+        grid,
+        max(logit_difference(recipe, bases[0]) for recipe in (PLAIN, HALVES)),
+    )
 
 
 def _train(processes: Executor, bases: Sequence[Arrays], arms: list[Arm]) -> Curves:
@@ -95,13 +104,19 @@ def _train(processes: Executor, bases: Sequence[Arrays], arms: list[Arm]) -> Cur
 
 
 def results(measured: Measured) -> list[Result]:
-    last = {name: last_losses(measured, name) for name in (ON, UPCYCLED, SCRATCH, LONGER, NOISE)}
+    last = {name: last_losses(measured, name) for name in (ON, UPCYCLED, EQUAL, NOISE, SCRATCH, LONGER)}
     gains = [before - after for before, after in zip(last[ON], last[UPCYCLED], strict=True)]
-    peers = {name: mean(last[ON]) - mean(last[name]) for name in (NOISE, SCRATCH, LONGER)}
+    peers = {name: mean(last[ON]) - mean(last[name]) for name in (EQUAL, NOISE, SCRATCH, LONGER)}
     similarity = mean_curve(measured, UPCYCLED, "similarity")
     return [
         Result("upcycle.gain", mean(gains), "nats", peers, _note(measured, gains)),
-        Result("upcycle.logits", measured.logits, "logits", {}, "largest difference at the start, fp32"),
+        Result(
+            "upcycle.logits",
+            measured.logits,
+            "logits",
+            {},
+            "largest difference to the dense model at the start, fp32, granularities 1 and 2",
+        ),
         Result(
             "upcycle.similarity_fall",
             similarity[0] - similarity[-1],
