@@ -1,6 +1,7 @@
 """`isthmus bench upcycle`: does an upcycled model beat the dense one that is trained on, at equal tokens?
 
-Each kind of arm has its learning rate from one grid, chosen by the first seed on the text that is reported.
+The three kinds of arms have their learning rates from one grid, chosen by the first seed on the text that
+is reported; variants take the rate of what they vary.
 """
 
 from collections.abc import Sequence
@@ -67,11 +68,7 @@ def run(quick: bool) -> list[Result]:
 
 
 def measure(size: Size) -> Measured:
-    kinds = [
-        Arm(ON, size.base_steps, size.num_steps),
-        Arm(UPCYCLED, size.base_steps, size.num_steps, PLAIN),
-        Arm(SCRATCH, size.base_steps, size.num_steps, PLAIN, is_new=True),
-    ]
+    kinds = _kinds(size)
     for seed in range(size.seeds):
         prepare(data_spec(seed), DENSE.vocab_size)
     with ProcessPoolExecutor(
@@ -79,23 +76,29 @@ def measure(size: Size) -> Measured:
     ) as processes:
         bases = list(processes.map(train_base, range(size.seeds), [size.base_steps] * size.seeds))
         curves = _train(processes, bases, [kind._replace(lr=lr) for kind in kinds for lr in size.rates])
-        grid = {
-            kind.name: {a.lr: c.losses[-1] for a, c in curves.items() if a.name == kind.name}
-            for kind in kinds
-        }
-        kinds = [kind._replace(lr=min(grid[kind.name], key=grid[kind.name].__getitem__)) for kind in kinds]
-        kinds += [
-            kinds[0]._replace(name=LONGER, num_steps=round(size.num_steps * MORE_COMPUTE)),
-            kinds[1]._replace(name=NOISE, recipe=NOISY),
-            kinds[1]._replace(name=EQUAL, recipe=HALVES),
-        ]
-        arms = [kind._replace(seed=seed) for seed in range(size.seeds) for kind in kinds]
+        grid: dict[str, dict[float, float]] = {kind.name: {} for kind in kinds}
+        for arm, curve in curves.items():
+            grid[arm.name][arm.lr] = curve.losses[-1]
+        best = [kind._replace(lr=min(grid[kind.name], key=grid[kind.name].__getitem__)) for kind in kinds]
+        arms = [arm._replace(seed=seed) for seed in range(size.seeds) for arm in (*best, *_variants(*best))]
         curves |= _train(processes, bases, [arm for arm in arms if arm not in curves])
-    return Measured(
-        size,
-        {arm: curves[arm] for arm in arms},
-        grid,
-        max(logit_difference(recipe, bases[0]) for recipe in (PLAIN, HALVES)),
+    logits = max(logit_difference(recipe, bases[0]) for recipe in (PLAIN, HALVES))
+    return Measured(size, {arm: curves[arm] for arm in arms}, grid, logits)
+
+
+def _kinds(size: Size) -> tuple[Arm, Arm, Arm]:
+    """Those that choose their learning rate."""
+    on = Arm(ON, size.base_steps, size.num_steps)
+    upcycled = on._replace(name=UPCYCLED, recipe=PLAIN)
+    return on, upcycled, upcycled._replace(name=SCRATCH, is_new=True)
+
+
+def _variants(on: Arm, upcycled: Arm, _: Arm) -> tuple[Arm, Arm, Arm]:
+    """Those that take the rate of what they vary."""
+    return (
+        on._replace(name=LONGER, num_steps=round(on.num_steps * MORE_COMPUTE)),
+        upcycled._replace(name=NOISE, recipe=NOISY),
+        upcycled._replace(name=EQUAL, recipe=HALVES),
     )
 
 
