@@ -1,6 +1,7 @@
 """The verb, from a model folder and from a run's folder."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import msgspec
@@ -8,6 +9,7 @@ import numpy as np
 import pytest
 import tokenizers
 import torch
+import yaml
 
 from isthmus.data.tokenizer import TextTokenizer
 from isthmus.models.init import init_weights
@@ -16,6 +18,12 @@ from isthmus.spec.model import ModelSpec
 from isthmus.train.export import load_final, save_final
 from isthmus.train.generate import load_model
 from isthmus.ui import cli
+from isthmus.weights.folder import open_model
+from isthmus.weights.formats import convert
+from isthmus.weights.shards import write_shards
+from isthmus.weights.source import FileSource, Floats
+from isthmus.weights.upcycle import Recipe
+from isthmus.weights.upcycle_model import upcycle_model
 
 SPEC = ModelSpec(
     vocab_size=8, hidden_size=16, num_layers=2, num_heads=2, num_kv_heads=1, head_dim=8, ffn_size=12
@@ -42,11 +50,11 @@ def test_the_new_model_computes_the_same(run_dir, tmp_path, capsys, dense):
     words = ["upcycle", str(tmp_path / dense), str(tmp_path / "moe"), "--experts=4", "--seed=2", "--json"]
     assert cli.main(words) == 0
     told = json.loads(capsys.readouterr().out)
-    assert told["path"] == str(tmp_path / "moe")
     before, after = load_final(run_dir / "final"), load_final(tmp_path / "moe")
-    assert after.model == msgspec.convert(told["model"], ModelSpec)
+    assert after.model == msgspec.convert(told["run"]["model"], ModelSpec)
+    assert told["run"]["train"]["init_from"] == told["folder"] == str(tmp_path / "moe")
     assert (after.model.num_experts, after.tokens, after.version) == (4, 99, 4)
-    assert told["params"] == sum(array.size for array in after.parameters.values())
+    assert told["num_params"] == sum(array.size for array in after.parameters.values())
     assert after.tokenizer.hash == before.tokenizer.hash
     tokens = torch.arange(8)[None]
     with torch.no_grad():
@@ -54,15 +62,17 @@ def test_the_new_model_computes_the_same(run_dir, tmp_path, capsys, dense):
     np.testing.assert_allclose(other, one, atol=1e-5)
 
 
-def test_it_says_what_it_made(run_dir, tmp_path, capsys):
+def test_it_says_what_it_made_and_prints_the_run_that_goes_on(run_dir, tmp_path, capsys):
     assert cli.main(["upcycle", str(run_dir), str(tmp_path / "moe"), "--moe-every=2", "--granularity=2"]) == 0
-    assert "1 of 2 layers are MoE, with 32 experts of width 6, 4 for each token" in capsys.readouterr().out
+    captured = capsys.readouterr()
+    assert "1 of 2 layers have 32 experts of width 6, 4 for each token" in captured.err
+    assert yaml.safe_load(captured.out)["model"]["num_experts"] == 32
 
 
 @pytest.mark.parametrize(
     ("words", "code", "message"),
     [
-        (["run", "run/final"], 2, "a model here already"),
+        (["run", "run/final"], 2, "is there already"),
         (["run", "moe", "--granularity=5"], 2, "--granularity: 5 does not divide the width 12"),
         (["nowhere", "moe"], 3, "no run here"),
     ],
@@ -72,6 +82,20 @@ def test_what_it_refuses(run_dir, tmp_path, monkeypatch, capsys, words, code, me
     assert cli.main(["upcycle", *words]) == code
     assert message in capsys.readouterr().err
     assert not (tmp_path / "moe").exists()
+
+
+def test_number_formats_stay_as_they_were(run_dir, tmp_path):
+    opened = open_model(run_dir / "final")
+    half = {name: replace(info, dtype="BF16") for name, info in opened.source.infos.items()}
+    shards = write_shards(tmp_path, half, lambda name: [convert(Floats(opened.source)[name], "F32", "BF16")])
+    source = FileSource([tmp_path / shard.name for shard in shards])
+    upcycle_model(
+        replace(opened, source=source), tmp_path / "moe", Recipe(copies=4, noise=0.1), shard_bytes=2000
+    )
+    made = open_model(tmp_path / "moe")
+    assert {info.dtype for info in made.source.infos.values()} == {"BF16"}
+    assert len(made.card.shards) > 1
+    assert np.array_equal(Floats(made.source)["embed.weight"], Floats(source)["embed.weight"])
 
 
 def test_a_mixture_of_experts_stays_what_it_is(run_dir, tmp_path, capsys):

@@ -66,11 +66,10 @@ def moe_spec(dense: ModelSpec, recipe: Recipe) -> ModelSpec:
 def upcycled(dense: ModelSpec, recipe: Recipe, read: Read) -> Iterator[Named]:
     """(name, array) of each parameter of `moe_spec(dense, recipe)`, in the order of `param_shapes`.
 
-    Holds one layer's feed-forward part at a time. Experts are C-contiguous and of the type that was read;
-    copies without noise are one array. Routers are fp32.
+    Holds one layer's feed-forward part at a time. Arrays are fp32; copies without noise are one array.
 
     Args:
-        read: the dense model's parameter of that name; called once for each, in the dense model's order.
+        read: the dense model's parameter of that name, fp32; called once for each, in the model's order.
     """
     moe = moe_spec(dense, recipe)
     for name, _ in param_shapes(dense):
@@ -111,9 +110,7 @@ def _pieces(gate_up: np.ndarray, down: np.ndarray, granularity: int) -> list[tup
 def _noisy(name: str, array: np.ndarray, recipe: Recipe) -> np.ndarray:
     if not recipe.noise:
         return array
-    wide = array.astype(np.float32)
-    wide += normal(recipe.seed, name, array.shape) * (recipe.noise * wide.std())
-    return wide.astype(array.dtype)
+    return array + normal(recipe.seed, name, array.shape) * np.float32(recipe.noise * array.std())
 
 
 def _check(dense: ModelSpec, recipe: Recipe) -> None:

@@ -14,7 +14,7 @@ import torch
 
 from isthmus.data.dataset import prepare
 from isthmus.spec.count import count_active_params, count_params
-from isthmus.train.tensorfile import Arrays
+from isthmus.weights.tensorfile import Arrays
 from isthmus.weights.upcycle import Recipe, moe_spec
 from isthmus_bench.document import Result
 from isthmus_bench.upcycle.arms import (
@@ -49,7 +49,7 @@ class Size(NamedTuple):
     seeds: int
 
 
-FULL = Size(base_steps=1600, num_steps=800, rates=(2e-3, 4e-3, 8e-3), seeds=3)
+FULL = Size(base_steps=1200, num_steps=600, rates=(2e-3, 4e-3, 8e-3), seeds=3)
 QUICK = Size(base_steps=40, num_steps=20, rates=(4e-3,), seeds=1)
 
 

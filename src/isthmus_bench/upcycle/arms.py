@@ -14,7 +14,7 @@ from isthmus.spec.model import ModelSpec
 from isthmus.spec.run import DataSpec, TrainSpec
 from isthmus.train.learner import Learner
 from isthmus.train.schedule import learning_rate
-from isthmus.train.tensorfile import Arrays
+from isthmus.weights.tensorfile import Arrays
 from isthmus.weights.upcycle import Recipe, moe_spec, upcycled
 
 DENSE = ModelSpec(

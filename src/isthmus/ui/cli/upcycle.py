@@ -1,31 +1,20 @@
 """`isthmus upcycle`."""
 
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import msgspec
-import numpy as np
-from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
 
-from isthmus.errors import InputError
 from isthmus.rundir import RunDir
 from isthmus.spec.count import count_active_params, count_params
-from isthmus.spec.model import ModelSpec
-from isthmus.train.export import CARD, Weights, load_final, load_newest_weights, save_final
-from isthmus.ui import tables, text
-from isthmus.weights.upcycle import Named, Recipe, moe_spec, upcycled
-
-
-class Upcycled(msgspec.Struct, frozen=True, kw_only=True):
-    """What --json prints."""
-
-    path: str
-    dense: str
-    model: ModelSpec
-    params: int
-    active_params: int
-    dense_params: int
+from isthmus.spec.dump import as_yaml
+from isthmus.train.export import open_newest
+from isthmus.ui.bars import byte_bar
+from isthmus.ui.start import run_from
+from isthmus.units import Count
+from isthmus.weights.folder import is_model
+from isthmus.weights.upcycle import Recipe
+from isthmus.weights.upcycle_model import upcycle_model
 
 
 def upcycle(  # noqa: PLR0913 (one for each option)
@@ -43,15 +32,15 @@ def upcycle(  # noqa: PLR0913 (one for each option)
 ) -> None:
     """Make a Mixture-of-Experts model of a dense one that computes the same.
 
-    Each expert is a copy of its layer's feed-forward part; routers are new. docs/upcycling.md says
-    when this pays, and how to train on.
+    Each expert is a copy of its layer's feed-forward part; routers are new. Prints the part of a
+    run.yaml that trains on from it. docs/upcycling.md says when this pays.
 
     Parameters
     ----------
     dense
-        The folder of a run, or of a model, such as RUN/final.
+        A run's folder, or a model folder such as `isthmus import` writes.
     out
-        Folder to write the new model to.
+        New folder to write.
     experts
         Copies of each layer's feed-forward part.
     top_k
@@ -68,7 +57,7 @@ def upcycle(  # noqa: PLR0913 (one for each option)
     seed
         Of routers and noise.
     json_
-        Print one JSON object.
+        Print one JSON object instead.
     """
     recipe = Recipe(
         copies=experts,
@@ -79,49 +68,24 @@ def upcycle(  # noqa: PLR0913 (one for each option)
         noise=noise,
         seed=seed,
     )
-    if (out / CARD).exists():
-        raise InputError("there is a model here already", where=str(out), hint="name another folder")
-    is_model = (dense / CARD).exists()
-    weights = load_final(dense) if is_model else load_newest_weights(RunDir.existing(dense))
-    model = moe_spec(weights.model, recipe)
-    _write(out, weights, model, upcycled(weights.model, recipe, weights.parameters.__getitem__))
-    _print(
-        Upcycled(
-            path=str(out),
-            dense=str(weights.path),
-            model=model,
-            params=count_params(model),
-            active_params=count_active_params(model),
-            dense_params=count_params(weights.model),
-        ),
-        json_,
-    )
-
-
-def _write(out: Path, weights: Weights, model: ModelSpec, tensors: Iterator[Named]) -> None:
-    parameters = dict(_shown(tensors, count_params(model)))
-    save_final(out, parameters, model, weights.tokenizer, tokens=weights.tokens, version=weights.version)
-
-
-def _shown(tensors: Iterator[Named], num_params: int) -> Iterator[tuple[str, np.ndarray]]:
-    """The tensors as they come, with a bar on a terminal."""
-    columns = TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeElapsedColumn()
-    console = tables.console(stderr=True)
-    with Progress(*columns, console=console, transient=True, disable=not sys.stderr.isatty()) as bar:
-        task = bar.add_task("experts", total=num_params)
-        for name, array in tensors:
-            yield name, array
-            bar.advance(task, array.size)
-
-
-def _print(made: Upcycled, as_json: bool) -> None:
-    if as_json:
-        print(msgspec.json.encode(made).decode())
+    opened = open_newest(RunDir(dense) if is_model(dense) else RunDir.existing(dense))
+    with byte_bar("upcycle") as told:
+        card = upcycle_model(opened, out, recipe, told)
+    run, model, before = run_from(card, out), card.model, opened.card.model
+    counts = {
+        "num_params": count_params(model),
+        "active_params": count_active_params(model),
+        "dense_params": count_params(before),
+    }
+    if json_:
+        facts = {"folder": str(out), **counts, "bytes": sum(shard.size for shard in card.shards), "run": run}
+        print(msgspec.json.encode(facts).decode())
         return
-    model = made.model
+    total, active, was = map(Count, counts.values())
+    layers = f"{len(model.moe_layers)} of {model.num_layers} layers have {model.num_experts} experts"
     print(
-        f"{made.path}: {text.number(made.params)} parameters, {text.number(made.active_params)} for each "
-        f"token ({text.number(made.dense_params)} in the dense model)\n"
-        f"{len(model.moe_layers)} of {model.num_layers} layers are MoE, with {model.num_experts} experts of "
-        f"width {model.expert_width}, {model.top_k} for each token"
+        f"made {total} parameters of {was}, {active} of them active per token, in {out}: {layers} of width "
+        f"{model.expert_width}, {model.top_k} for each token",
+        file=sys.stderr,
     )
+    print(as_yaml(run), end="")
