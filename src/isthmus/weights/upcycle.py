@@ -39,6 +39,7 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True):
     """Experts that each copy is cut into."""
     moe_every: int = 1
     first_moe_layer: int = 0
+    """Both as in ModelSpec."""
     noise: float = 0.0
     """Standard deviation of Gaussian noise on the experts, relative to that of the matrix. With it the model
     is only near the dense one."""
@@ -129,7 +130,7 @@ def _check(dense: ModelSpec, recipe: Recipe) -> None:
         (recipe.moe_every >= 1, "--moe-every", f"{recipe.moe_every} is too few", "1 makes every layer MoE"),
         (0 <= recipe.first_moe_layer < dense.num_layers, "--first-moe-layer",
          f"{recipe.first_moe_layer} is none of {dense.num_layers} layers", "count from 0"),
-        (math.isfinite(recipe.noise) and recipe.noise >= 0, "--noise", 
+        (math.isfinite(recipe.noise) and recipe.noise >= 0, "--noise",
          f"{recipe.noise} is no standard deviation", "0 to about 0.1, relative to that of the weights"),
     )  # fmt: skip
     for fine, where, message, hint in rules:
