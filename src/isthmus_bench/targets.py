@@ -55,6 +55,9 @@ TARGETS = {
     "balance.adaptive.drop_rate": Target("<=", 0.05),
     "transport.speed": Target(">=", 0.8),
     "transport.cpu": Target("<=", 1.5),
+    "upcycle.gain": Target(">=", 0),
+    "upcycle.logits": Target("<=", 1e-4),
+    "upcycle.similarity_fall": Target(">=", 0.01),
 }
 """By id; the pattern of the shell, `?` for one character."""
 

@@ -54,8 +54,11 @@ def _run(command: str, folder: Path) -> str:
     return done.stdout + done.stderr
 
 
+PAGES = ["docs/tutorial.md", "docs/huggingface.md", "docs/moe.md", "docs/upcycling.md"]
+
+
 @pytest.mark.timeout(300)
-@pytest.mark.parametrize("page", ["docs/tutorial.md", "docs/huggingface.md", "docs/moe.md"])
+@pytest.mark.parametrize("page", PAGES)
 def test_the_page_is_true(page: str, place: Path):
     num_commands = 0
     for block in _BLOCK.finditer((ROOT / page).read_text()):

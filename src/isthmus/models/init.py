@@ -1,16 +1,12 @@
 """Starting values that depend on (seed, parameter name) alone."""
 
-import hashlib
 import math
 
-import numpy as np
 import torch
 from torch import Tensor
 
+from isthmus.models.draws import ROUTER_STD, normal
 from isthmus.models.transformer import Transformer
-
-ROUTER_STD = 0.02
-"""Small, so that the experts start out evenly used."""
 
 
 def init_weights(model: Transformer, seed: int) -> None:
@@ -26,7 +22,8 @@ def init_weights(model: Transformer, seed: int) -> None:
             if param.dim() == 1:
                 param.fill_(0.0 if name.endswith(".bias") else 1.0)
             else:
-                param.copy_(_normal(name, param, seed).mul_(_std(name, param, model.spec.num_layers)))
+                draws = torch.from_numpy(normal(seed, name, tuple(param.shape)))
+                param.copy_(draws.mul_(_std(name, param, model.spec.num_layers)))
 
 
 def _std(name: str, param: Tensor, num_layers: int) -> float:
@@ -36,10 +33,3 @@ def _std(name: str, param: Tensor, num_layers: int) -> float:
     fan_in = param.shape[0 if ".experts." in name else 1]
     depth = 2 * num_layers if kind in ("wo", "down") else 1
     return 1.0 / math.sqrt(fan_in * depth)
-
-
-def _normal(name: str, param: Tensor, seed: int) -> Tensor:
-    """A counter-based stream of its own for each name: no draw depends on another."""
-    digest = hashlib.blake2b(f"{seed}/{name}".encode(), digest_size=16).digest()
-    draws = np.random.Generator(np.random.Philox(key=int.from_bytes(digest, "little")))
-    return torch.from_numpy(draws.standard_normal(tuple(param.shape), dtype=np.float32))

@@ -11,7 +11,7 @@ PACKAGE = "isthmus_bench"
 
 
 def bench(
-    name: Literal["outer", "moe", "balance", "loader", "transport", "sim"],
+    name: Literal["outer", "moe", "balance", "upcycle", "loader", "transport", "sim"],
     *,
     quick: bool = False,
     json_: bool = False,
@@ -24,7 +24,8 @@ def bench(
     ----------
     name
         outer: training across sites; moe: layers of experts; balance: experts kept evenly loaded;
-        loader: data; transport: bytes between sites; sim: the protocol.
+        upcycle: an upcycled model against the dense one; loader: data; transport: bytes between sites;
+        sim: the protocol.
     quick
         Small sizes: shows that it works, proves nothing.
     json_

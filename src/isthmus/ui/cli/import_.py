@@ -2,17 +2,15 @@
 
 import sys
 from pathlib import Path
-from typing import Any
 
 import msgspec
 
 from isthmus.spec.count import count_params
-from isthmus.spec.dump import as_yaml, changed
-from isthmus.spec.run import DataSpec
+from isthmus.spec.dump import as_yaml
 from isthmus.ui.bars import byte_bar
+from isthmus.ui.start import run_from
 from isthmus.units import Bytes, Count
-from isthmus.weights.folder import TOKENIZER
-from isthmus.weights.hf.read import Imported, import_model
+from isthmus.weights.hf.read import import_model
 
 
 def import_(path: Path, out: Path, *, json_: bool = False) -> None:
@@ -42,22 +40,10 @@ def import_(path: Path, out: Path, *, json_: bool = False) -> None:
             "bytes": done.num_bytes,
             "eos_id": card.eos_id if card.eos_id >= 0 else None,
             "notes": done.notes,
-            "run": _run(done, out),
+            "run": run_from(card, out),
         }
         print(msgspec.json.encode(facts).decode())
         return
     size = f"{Count(count_params(card.model))} parameters, {Bytes(done.num_bytes)}"
     print(f"took in a model of the family {card.family}, {size}, to {out}", file=sys.stderr)
-    print(as_yaml(_run(done, out)), end="")
-
-
-def _run(done: Imported, out: Path) -> dict[str, Any]:
-    """The fields of run.yaml that start from the model."""
-    folder = out.absolute()
-    fields: dict[str, Any] = {"model": changed(done.card.model), "train": {"init_from": str(folder)}}
-    data: dict[str, Any] = {}
-    if done.card.eos_id >= 0:
-        data["tokenizer"] = str(folder / TOKENIZER)
-    if done.card.model.max_seq_len < DataSpec().seq_len:
-        data["seq_len"] = done.card.model.max_seq_len
-    return fields | {"data": data} if data else fields
+    print(as_yaml(run_from(card, out)), end="")

@@ -28,6 +28,12 @@ VERBS = (
         "demo", "demo:demo", "Train a small Mixture-of-Experts model over two sites of this machine.", TRAIN
     ),
     Verb("generate", "generate:generate", "Continue a prompt with a checkpoint of a run.", TRAIN),
+    Verb(
+        "upcycle",
+        "upcycle:upcycle",
+        "Make a Mixture-of-Experts model of a dense one, computing the same.",
+        TRAIN,
+    ),
     Verb("status", "status:status", "Show where a run stands: sites, links, versions, faults.", READ),
     Verb("logs", "logs:logs", "Print the events of a run's journal.", READ),
     Verb("report", "report:report", "Write a run's report as one self-contained HTML page.", READ),

@@ -1,0 +1,54 @@
+"""Line charts side by side as one SVG file that stands alone, for a page of the documentation."""
+
+from collections.abc import Sequence
+from html import escape
+from typing import NamedTuple
+
+from isthmus.ui.report.svg import HEIGHT, LEFT, WIDTH, Axis, Series, line_chart
+
+HEAD = 52.0
+GAP = 20.0
+COLOURS = ("#d9761a", "#2a6fdb", "#7a6a5e", "#2e9e6b", "#8b5cd6")
+_STYLE = (
+    "text{font:12px system-ui,sans-serif;fill:#62676f}.title{font-size:14px;font-weight:600;fill:#1c1e21}"
+    ".grid{stroke:#ecece8}.stub{stroke:#62676f;opacity:.5}.dot{stroke:#fff}"
+    ".line{fill:none;stroke-width:2;stroke-linejoin:round}"
+)
+
+
+class Panel(NamedTuple):
+    title: str
+    series: Sequence[Series]
+    x: Axis
+    y: Axis
+
+
+def sheet(panels: Sequence[Panel]) -> str:
+    """The first panel's lines are named at the top; the others use the same colours."""
+    width, height = len(panels) * (WIDTH + GAP), HEAD + HEIGHT
+    parts = [
+        f'<g transform="translate({index * (WIDTH + GAP):g} 0)">'
+        f'<text class="title" x="{LEFT:g}" y="20">{escape(panel.title)}</text>'
+        f'<g transform="translate(0 {HEAD:g})">{_inside(line_chart(panel.series, panel.x, panel.y))}</g></g>'
+        for index, panel in enumerate(panels)
+    ]
+    return (
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width:g} {height:g}" width="{width:g}">'
+        f'<style>{_STYLE}</style><rect width="100%" height="100%" fill="#fff"/>'
+        f"{_legend(panels[0].series)}{''.join(parts)}</svg>\n"
+    )
+
+
+def _inside(chart: str) -> str:
+    """Without the <svg> around it, as it has no size of its own."""
+    return chart.partition(">")[2].removesuffix("</svg>")
+
+
+def _legend(series: Sequence[Series]) -> str:
+    parts: list[str] = []
+    x = LEFT
+    for line in series:
+        parts.append(f'<rect x="{x:g}" y="36" width="12" height="3" fill="{line.colour}"/>')
+        parts.append(f'<text x="{x + 18:g}" y="42">{escape(line.name)}</text>')
+        x += 32 + 6.4 * len(line.name)
+    return "".join(parts)
