@@ -6,7 +6,9 @@ import torch
 from isthmus.comm.collective import SoloCollective
 from isthmus.models.balance import Balance
 from isthmus.models.generate import Sampling, generate
+from isthmus.models.router import Router
 from isthmus.spec.balance import BalanceSpec
+from isthmus.spec.model import ModelSpec
 from isthmus.spec.run import TrainSpec
 from isthmus.train.learner import Learner
 
@@ -56,6 +58,21 @@ def test_bf16_stays_near_fp32(build, changes):
     names = want_grads.keys() & got_grads.keys()
     flat = [torch.cat([grads[name].flatten() for name in sorted(names)]) for grads in (got_grads, want_grads)]
     assert float((flat[0] - flat[1]).norm() / flat[1].norm()) < 0.2
+
+
+@pytest.mark.parametrize("num_experts", [4, 8, 16, 64, 128])
+def test_equal_router_rows_tie_exactly(num_experts):
+    """What granular upcycling rests on: the pieces of a copy have equal rows, and are chosen together."""
+    draws = torch.Generator().manual_seed(num_experts)
+    for hidden in (64, 100, 512, 2048, 4608):
+        router = Router(ModelSpec(hidden_size=hidden, num_experts=num_experts, top_k=4))
+        rows = torch.randn(num_experts // 4, hidden, generator=draws).repeat_interleave(4, 0)
+        router.weight.data = rows.cuda()
+        for tokens in (1, 7, 256, 4096):
+            choice = router(torch.randn(tokens, hidden, generator=draws).cuda())
+            first = choice.expert_NK[:, :1]
+            assert bool((first % 4 == 0).all())
+            assert bool((choice.expert_NK == first + torch.arange(4, device="cuda")).all())
 
 
 def test_a_learner_learns_and_generates_there(build):

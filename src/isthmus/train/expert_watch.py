@@ -8,6 +8,8 @@ from isthmus.journal.events import ExpertsCounted
 from isthmus.train.balance import ExpertStats
 
 EVERY_S = 5.0
+EXPERTS_PER_S = 200.0
+"""For models of many experts events come less often: at most so many counts a second."""
 
 
 @dataclass
@@ -30,7 +32,8 @@ class ExpertWatch:
         """
         if not self._seen or not self.layers or (now_s < self.due_s and similarity is None):
             return None
-        seen, self._seen, self.due_s = self._seen, [], now_s + EVERY_S
+        seen, self._seen = self._seen, []
+        self.due_s = now_s + max(EVERY_S, seen[0].load_LE.numel() / EXPERTS_PER_S)
         return ExpertsCounted(
             site=self.site,
             step=step,
