@@ -105,6 +105,40 @@ def test_a_full_quorum_takes_what_waits_with_it():
     assert not flat(state.waiting).any()
 
 
+def test_a_short_round_does_not_coast_on_the_momentum_of_whole_ones():
+    """Three rounds of a quarter of the usual tokens and one of half: momentum comes when a whole is in."""
+    state, m = start()
+    u = np.zeros_like(m)
+    for step in range(3):
+        (d,) = deltas(step, 1)
+        merge(state, [push(d, dense("a", tokens=400))], FP32)
+        m, u = oracle(m, u, d)
+    acc = np.zeros_like(m)
+    for step, tokens in ((3, 100), (4, 100), (5, 100)):
+        (d,) = deltas(step, 1)
+        merge(state, [push(d, dense("a", tokens=tokens))], FP32)
+        m, acc = m - LR * d, acc + d
+        assert flat(state.master).tobytes() == m.tobytes()
+        assert flat(state.momentum).tobytes() == u.tobytes()
+    assert 0.75 <= state.progress < 1
+    (d,) = deltas(6, 1)
+    merge(state, [push(d, dense("a", tokens=200))], FP32)
+    u = BETA * u + (acc + d)
+    m = m - LR * d - LR * (BETA * u)
+    assert np.allclose(flat(state.master), m, atol=1e-6)
+    assert np.array_equal(flat(state.momentum), u)
+    assert state.progress == 0
+
+
+def test_a_round_without_a_third_site_is_not_short():
+    state, _ = start()
+    (d,) = deltas(0, 1)
+    merge(state, [push(d, dense(name, tokens=100)) for name in "abc"], FP32)
+    merge(state, [push(d, dense("a", tokens=100))], Rule(codec="fp32", share=1 / 3))
+    assert state.progress == pytest.approx(1 / 3)
+    assert state.usual_tokens == pytest.approx(300)
+
+
 def test_sgd_has_no_momentum():
     state, m = start()
     (d,) = deltas(4, 1)

@@ -39,7 +39,7 @@ def step(state: MasterState, number: int, parts: list[np.ndarray]) -> None:
 def content(state: MasterState) -> tuple:
     arrays = (state.master, state.momentum, state.published, state.waiting)
     flat = tuple(np.concatenate(array).tobytes() for array in arrays)
-    return state.version, state.progress, state.touched.tolist(), flat
+    return state.version, state.progress, state.usual_tokens, state.touched.tolist(), flat
 
 
 def expected(count: int) -> list[tuple]:

@@ -5,11 +5,15 @@ bits.
 
     gbar = sum of weight * d              (weights sum to 1; tensors nobody touched are left alone)
     full quorum                           u = m u + gbar;  M -= lr (gbar + m u)
-    below it, a = sites there / live      M -= lr a gbar;  acc += a gbar;  progress += a
+    below it, a = sites there / live      M -= lr a gbar;  acc += a gbar;  progress += a w
       once progress reaches 1             u = m u + acc;  M -= lr m u;  acc = 0;  progress = 0
 
 The lower three lines are Delayed Nesterov (arXiv 2401.09135, c = 0); a full quorum with nothing waiting is
 plain Nesterov bit for bit.
+
+w is 1, but for a round of less than half of the usual work its part of it: such a round is delayed too, also
+at full quorum. A step of momentum is as long as a usual round's; after the few steps with which a budget ends
+it would carry the model past what the sites have reached.
 """
 
 from collections.abc import Callable, Sequence
@@ -30,6 +34,10 @@ Floats = NDArray[np.float32]
 Octets = NDArray[np.uint8]
 
 _WHOLE = 1 - 1e-9
+_SHORT = 0.5
+"""Below this part of the usual tokens a round is short."""
+_USUAL_RATE = 0.1
+"""By which the usual tokens follow each round's."""
 
 
 class Rule(msgspec.Struct, frozen=True, kw_only=True):
@@ -61,7 +69,8 @@ class Publication(NamedTuple):
 class MasterState:
     """What the server keeps of the model, per fragment f32[n]: master M, momentum u, published G, acc.
 
-    `touched[1 + group]` says which groups have something in acc.
+    `touched[1 + group]` says which groups have something in acc, `usual_tokens` what rounds of all sites
+    have had lately (0: there was none).
     """
 
     def __init__(self, layout: Layout, master: list[Floats]):
@@ -71,7 +80,7 @@ class MasterState:
         self.momentum = [np.zeros_like(fragment) for fragment in master]
         self.published = [fragment.copy() for fragment in master]
         self.waiting = [np.zeros_like(fragment) for fragment in master]
-        self.progress = 0.0
+        self.progress = self.usual_tokens = 0.0
         self.touched = np.zeros(1 + layout.num_groups, np.bool_)
         self.segments = [layout.segments(number) for number in range(layout.num_fragments)]
 
@@ -106,9 +115,10 @@ def merge(state: MasterState, pushes: Sequence[Push], rule: Rule, threads: int =
         for payload, master in zip(push.payloads, state.master, strict=True):
             codecs.check_size(rule.codec, payload, master.size, rule.block)
     active = weights.max(axis=0) > 0
-    plain = rule.optimizer == "nesterov" and rule.share >= _WHOLE and state.progress == 0
+    gain = rule.share * _work(state, pushes, rule.share)
+    plain = rule.optimizer == "nesterov" and gain >= _WHOLE and state.progress == 0
     waits = rule.optimizer == "nesterov" and not plain
-    flushes = waits and state.progress + rule.share >= _WHOLE
+    flushes = waits and state.progress + gain >= _WHOLE
     if waits:
         state.touched |= active
     touched = state.touched.copy()
@@ -130,9 +140,17 @@ def merge(state: MasterState, pushes: Sequence[Push], rule: Rule, threads: int =
 
     _for_each_fragment(run, state, threads)
     if waits:
-        state.progress = 0.0 if flushes else state.progress + rule.share
+        state.progress = 0.0 if flushes else state.progress + gain
     if flushes:
         state.touched[:] = False
+
+
+def _work(state: MasterState, pushes: Sequence[Push], quorum: float) -> float:
+    """w of this round, which joins what is usual."""
+    tokens, usual = sum(push.share.tokens for push in pushes) / quorum, state.usual_tokens
+    state.usual_tokens = usual + _USUAL_RATE * (tokens - usual) if usual else tokens
+    part = tokens / usual if usual else 1.0
+    return 1.0 if part >= _SHORT else part
 
 
 def _mean(

@@ -32,6 +32,7 @@ class _Manifest(msgspec.Struct, frozen=True):
     entry: int
     log_from: int
     progress: float
+    usual_tokens: float
     touched: list[bool]
     hash: str
     layout: Layout
@@ -71,6 +72,7 @@ class Snapshots:
                 entry=entry,
                 log_from=entry + 1 if log_from is None else log_from,
                 progress=state.progress,
+                usual_tokens=state.usual_tokens,
                 touched=state.touched.tolist(),
                 hash=state.hash,
                 layout=state.layout,
@@ -135,6 +137,7 @@ class Snapshots:
         if in_use == 4:
             state.waiting = [part[3] for part in parts]
         state.version, state.progress = manifest.version, manifest.progress
+        state.usual_tokens = manifest.usual_tokens
         state.touched[:] = manifest.touched
         if state.hash != manifest.hash:
             raise CorruptError(
