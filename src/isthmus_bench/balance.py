@@ -77,7 +77,7 @@ class End(NamedTuple):
 
 
 def run(quick: bool) -> list[Result]:
-    """Seconds in quick mode, about five minutes otherwise."""
+    """Seconds in quick mode, about seven minutes on two cores otherwise."""
     steps, seeds = (40, 1) if quick else (1000, 3)
     kinds = {f"fixed {coef:g}": BalanceSpec(capacity=CAPACITY, coef=coef) for coef in FIXED}
     kinds["adaptive"] = BalanceSpec(capacity=CAPACITY, adaptive=True)
