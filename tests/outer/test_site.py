@@ -154,6 +154,14 @@ def test_it_starts_from_the_published_parameters(bench):
     assert np.array_equal(flat(model, client.layout), base)
 
 
+def test_a_site_that_waits_long_for_its_server_says_so(bench, monkeypatch, caplog):
+    bench.join(build())
+    assert not caplog.records
+    monkeypatch.setattr("isthmus.outer.site._START_QUIET_S", -1.0)
+    bench.join(build())
+    assert "no word from the parameter server" in caplog.text
+
+
 def test_it_pushes_after_h_steps_with_what_they_used(bench):
     model = build()
     site, client = bench.join(model, inner_steps=2)

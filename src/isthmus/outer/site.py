@@ -12,6 +12,7 @@ parameters at the last push (or uptake), a new base B is taken up as `L := (L - 
 progress, cf. arXiv 2502.12996).
 """
 
+import logging
 import time
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
@@ -29,8 +30,11 @@ from isthmus.outer.layout import build_layout
 from isthmus.outer.parameters import Exchange
 from isthmus.outer.spawn import ClientProcess
 
+_log = logging.getLogger(__name__)
 M = TypeVar("M", bound=bridge.LocalMessage)
 _START_TIMEOUT_S = 600.0
+_START_QUIET_S = 15.0
+"""A site that waits longer than this for its server says so."""
 _DIAL_S = 60.0
 _REJOIN_S = 60.0
 _STARVED_S = 0.1
@@ -100,6 +104,7 @@ class Site(AbstractContextManager["Site"]):
         job: SiteJob | None = None,
     ):
         self._model, self._optimizer = model, optimizer
+        self._server = ", ".join(_addresses(server))
         self._client = None if line else ClientProcess.start(name, _addresses(server), Path(certs))
         self._socket_path = line or str(self._client.line if self._client else "")
         self._job = job or SiteJob()
@@ -365,8 +370,13 @@ class Site(AbstractContextManager["Site"]):
 
     def _expect(self, kind: type[M]) -> M:
         """The next message of this kind; others are heard meanwhile."""
-        deadline = time.monotonic() + _START_TIMEOUT_S
-        while time.monotonic() < deadline:
+        start_s, quiet_s = time.monotonic(), _START_QUIET_S
+        while (waited_s := time.monotonic() - start_s) < _START_TIMEOUT_S:
+            if waited_s > quiet_s:
+                quiet_s = _START_TIMEOUT_S
+                _log.warning(
+                    "no word from the parameter server %s yet: is it up, its run not over?", self._server
+                )
             messages = self._line.receive(1.0)
             found = [message for message in messages if isinstance(message, kind)]
             for message in messages:
