@@ -87,6 +87,7 @@ def test_the_bias_moves_against_the_load_and_has_no_gradient():
     got = torch.stack([model.layers[layer].moe.router.bias for layer in (1, 2)])
     torch.testing.assert_close(got.detach(), want)
     assert got.abs().sum() > 0
+    assert not any(each.experts.coef_L.any() for each in results)
     assert not any("router.bias" in name for name in learner.optimizer.state())
     assert "layers.1.moe.router.bias" in learner.parameters()
 

@@ -51,7 +51,8 @@ class Balancer:
         self._layers, self._experts = len(model.spec.moe_layers), model.spec.num_experts
         device = model.head_weight.device
         self._biases = [p for name, p in model.named_parameters() if name.endswith("router.bias")]
-        self._coef_L = torch.full((self._layers,), spec.coef, device=device)
+        coef = 0.0 if spec.loss == "none" else spec.coef
+        self._coef_L = torch.full((self._layers,), coef, device=device)
         self._load_LE = torch.zeros(self._layers, self._experts, device=device)
 
     @property
