@@ -31,7 +31,7 @@ def test_batches_are_those_of_the_dataset(dataset: Dataset, workers: int):
 
 
 @given(data=st.data())
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 def test_stream_is_blind_to_sites_ranks_and_workers(dataset: Dataset, data: st.DataObject):
     whole = np.concatenate([tokens for tokens, _ in dataset.stream(0, 150)])
     seen = np.zeros_like(whole)

@@ -19,7 +19,7 @@ def _shuffle(indices, size: int, seed: int, epoch: int = 0):
 
 
 @given(size=st.integers(1, 3000), seed=st.integers(0, 2**64 - 1))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_permutation_is_a_bijection(size: int, seed: int):
     out = _shuffle(np.arange(size), size, seed)
     assert np.array_equal(np.sort(out), np.arange(size))
@@ -53,7 +53,7 @@ def test_permutation_is_pinned():
 
 
 @given(weights=WEIGHTS, n=st.integers(0, 20_000))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_every_prefix_is_balanced_and_ordinals_count_up(weights: list[float], n: int):
     mixture = Mixture([(0, weights)])
     source, ordinal = mixture.locate(np.arange(n))
@@ -74,7 +74,7 @@ def test_balance_holds_far_out():
 
 
 @given(cut=st.integers(1, 2000), weights=st.lists(st.floats(0, 10), min_size=3, max_size=3))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_a_change_of_mixture_leaves_the_past_alone_and_loses_nothing(cut: int, weights: list[float]):
     weights[0] += 0.1
     before = Mixture([(0, (1.0, 2.0, 0.0))])
@@ -89,7 +89,7 @@ def test_a_change_of_mixture_leaves_the_past_alone_and_loses_nothing(cut: int, w
 
 
 @given(data=st.data())
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 def test_order_is_blind_to_cuts(data: st.DataObject):
     order = Order(5, [97, 411, 8], Mixture([(0, (3, 1, 2)), (700, (1, 1, 0))]))
     whole = order.locate(np.arange(2000))

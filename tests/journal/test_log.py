@@ -176,7 +176,7 @@ def test_large_buffers_are_written_whole(tmp_path: Path):
     assert record.body[4 + blob.nbytes : 4 + 2 * blob.nbytes] == blob
 
 
-@settings(deadline=None, max_examples=150)
+@settings(max_examples=150)
 @given(
     st.lists(st.booleans(), min_size=1, max_size=12), st.integers(0, 60), st.integers(0, 2**16), st.booleans()
 )

@@ -24,7 +24,7 @@ def language_model(
 GROUPS = {f"{layer}.e{e}.up": 4 * layer + e for layer in range(12) for e in range(4)}
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.lists(st.lists(st.integers(1, 40), max_size=3), min_size=1, max_size=30), st.integers(1, 12))
 def test_every_value_has_one_place(shapes: list[list[int]], num_fragments: int):
     named = [(f"t{number}", tuple(shape)) for number, shape in enumerate(shapes)]

@@ -33,7 +33,7 @@ tough = st.one_of(
 vectors = st.lists(tough, max_size=70).map(lambda values: np.array(values, F32))
 
 
-@settings(deadline=None, max_examples=300)
+@settings(max_examples=300)
 @given(st.sampled_from(BLOCKED), vectors, st.sampled_from([2, 4, 8, 10, 64]))
 def test_kernel_and_twin_agree_bit_for_bit(codec: str, x: np.ndarray, block: int):
     payload, decoded, squares = twin.quantise(codec, x, block)
@@ -42,7 +42,7 @@ def test_kernel_and_twin_agree_bit_for_bit(codec: str, x: np.ndarray, block: int
     assert codecs.sum_squares(codec, payload, x.size, block) == squares
 
 
-@settings(deadline=None, max_examples=150)
+@settings(max_examples=150)
 @given(
     st.sampled_from(BLOCKED), st.integers(0, 400), st.integers(0, 2**32 - 1), st.sampled_from([2, 34, 128])
 )
@@ -56,7 +56,7 @@ def test_delta_and_residual_agree_with_the_twin(codec: str, n: int, seed: int, b
     assert encoded.sum_squares == squares == codecs.sum_squares(codec, payload, n, block)
 
 
-@settings(deadline=None, max_examples=100)
+@settings(max_examples=100)
 @given(st.sampled_from(BLOCKED), vectors)
 def test_no_value_is_off_by_more_than_half_a_step(codec: str, x: np.ndarray):
     x = x[np.abs(x) < 1e38]
@@ -134,7 +134,7 @@ def test_sites_take_up_exactly_what_is_published(codec: str, n: int):
     assert np.abs(master - published).max() <= {"fp32": 0, "bf16": 1e-3, "int8": 1e-3, "int4": 0.02}[codec]
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(
     st.sampled_from(CODECS),
     st.integers(1, 300),

@@ -185,7 +185,7 @@ FRAME = st.builds(
 )
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     st.sampled_from([b"", PREAMBLE, PREAMBLE + hello_bytes(), PREAMBLE + hello_bytes(role="up", link="?")]),
     st.lists(st.one_of(FRAME, st.binary(max_size=90)), max_size=5),
