@@ -225,3 +225,10 @@ def run(tmp_path: Path, text: Path):
     started = Train(tmp_path, text)
     yield started
     started.close()
+
+
+@pytest.fixture
+def long(run: Train) -> Train:
+    """A run of some seconds of training, so that a site that is slow to start has its part in it."""
+    run.run["train"] |= {"tokens": 102_400}
+    return run

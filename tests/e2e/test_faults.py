@@ -8,13 +8,6 @@ import pytest
 pytestmark = pytest.mark.timeout(240)
 
 
-@pytest.fixture
-def long(run):
-    """A run that lasts for some seconds of training."""
-    run.run["train"] |= {"tokens": 102_400}
-    return run
-
-
 def steps(run, site: str) -> int:
     return sum(event.site == site for event in run.events("StepDone"))
 
@@ -63,6 +56,7 @@ def test_the_launcher_is_killed_and_the_run_resumed(long):
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_asked_to_stop_it_leaves_cleanly_and_resumes(long, number):
     process = long.train()
+    long.wait_for("SiteJoined", 2)  # one alone publishes too, where the other is slow to start
     long.wait_for("VersionPublished", 2)
     process.send_signal(number)
     told = long.end(process, code=None)
