@@ -56,7 +56,7 @@ class Arm(NamedTuple):
     apart: float
     """Tokens/s, mean of the turns."""
     traffic: list[measure.Traffic]
-    """Of each site."""
+    """Of each site that was quiet twice."""
     bound: list[float]
     """Of each site: share of the time in which it used up its quota."""
 
@@ -96,7 +96,7 @@ def take_turns(count: int, codec: str, inner_steps: int, turns: int) -> Arm:
         ratios=[there / apart for there, apart in rates],
         joined=mean(there for there, _ in rates),
         apart=mean(apart for _, apart in rates),
-        traffic=[measure.traffic(awake, site, longest_s) for site in fleet.cpus],
+        traffic=list(filter(None, (measure.traffic(awake, site, longest_s) for site in fleet.cpus))),
         bound=bound,
     )
 
@@ -205,6 +205,8 @@ def _bytes(codec: str, each: Sequence[measure.Traffic]) -> list[Result]:
     plain = 4 * count_params(setup.MODEL)
     pushes, versions = sum(t.pushes for t in each), sum(t.versions for t in each)
     up, down = sum(t.bytes_up for t in each), sum(t.bytes_down for t in each)
+    if not pushes or not versions:
+        return []
     note = f"{plain} bytes in fp32; {{}} counted above TLS, frames and control messages included"
     return [
         Result(f"outer.bytes.{codec}", plain * pushes / up, "ratio", note=note.format(f"{pushes} pushes")),
