@@ -161,7 +161,7 @@ def test_a_resumed_learner_goes_on_bit_for_bit():
 def test_the_watch_sums_steps_and_keeps_to_its_time():
     _, results = learn(build(), SoloCollective(), train_spec(nominal_capacity=0.5), steps=3)
     stats = [each.experts for each in results]
-    watch = ExpertWatch("jinan", [1, 2])
+    watch = ExpertWatch("jinan", SPEC)
     assert watch.take(0, 0.0) is None
     watch.add(stats[0])
     assert watch.take(1, 10.0).steps == 1
@@ -171,9 +171,31 @@ def test_the_watch_sums_steps_and_keeps_to_its_time():
     event = watch.take(3, 10.0 + EVERY_S / 2, similarity=[0.25, 0.5])
     assert (event.step, event.steps, event.layers, event.similarity) == (3, 2, [1, 2], [0.25, 0.5])
     assert event.load == (stats[1].load_LE + stats[2].load_LE).long().tolist()
+    assert event.entropy == pytest.approx(((stats[1].entropy_L + stats[2].entropy_L) / 2).tolist(), rel=1e-4)
     assert sum(map(sum, event.dropped)) > 0
     assert msgspec.json.decode(msgspec.json.encode(event), type=events.ExpertsCounted) == event
-    assert ExpertWatch("dense", []).take(3, 1e9) is None
+
+
+def test_the_watch_loses_neither_a_similarity_nor_the_last_steps():
+    _, results = learn(build(), SoloCollective(), train_spec(), steps=2)
+    watch = ExpertWatch("jinan", SPEC)
+    watch.add(results[0].experts)
+    assert watch.take(1, 10.0).steps == 1
+    measured = watch.take(1, 10.0, similarity=[0.25, 0.5])
+    assert (measured.steps, measured.similarity) == (0, [0.25, 0.5])
+    assert not any(map(any, measured.load))
+    watch.add(results[1].experts)
+    assert watch.take(2, 11.0) is None
+    assert watch.take(2, 11.0, last=True).steps == 1
+    assert watch.take(2, 11.0, last=True) is None
+
+
+def test_a_dense_model_has_nothing_to_watch():
+    _, results = learn(build(num_experts=0), SoloCollective(), train_spec(), steps=2)
+    watch = ExpertWatch("dense", msgspec.structs.replace(SPEC, num_experts=0))
+    for each in results:
+        watch.add(each.experts)
+    assert watch.take(2, 1e9, similarity=[], last=True) is None
 
 
 def test_a_run_of_experts_tells_of_them(runner):

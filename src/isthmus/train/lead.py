@@ -48,7 +48,7 @@ class Lead:
         self._eval_every_s = float(spec.eval_every) or float("inf")
         self._save_every_s = float(spec.checkpoint_every) or float("inf")
         self._line = ProgressLine(job.site)
-        self._experts = ExpertWatch(job.site, job.run.model.moe_layers)
+        self._experts = ExpertWatch(job.site, job.run.model)
 
     def resume(self) -> None:
         """Take up the site's newest sound checkpoint, if there is one; those passed over are journaled.
@@ -120,6 +120,7 @@ class Lead:
         return Order(Offer(Done(f"stopped by {self._leave.reason}")), evaluate=False)
 
     def evaluated(self, loss: float) -> None:
+        self._tell_experts(similarity=expert_similarity(self._learner.model))
         now_s = time.monotonic()
         self._boundary_s += now_s - self._decided_s
         self._next_eval_s = now_s + self._eval_every_s
@@ -134,10 +135,9 @@ class Lead:
                     tokens=position.tokens,
                 )
             )
-        self._tell_experts(expert_similarity(self._learner.model))
 
-    def _tell_experts(self, similarity: list[float] | None = None) -> None:
-        counted = self._experts.take(self._position.step, time.monotonic(), similarity)
+    def _tell_experts(self, similarity: list[float] | None = None, *, last: bool = False) -> None:
+        counted = self._experts.take(self._position.step, time.monotonic(), similarity, last=last)
         if counted:
             self._journal.emit(counted)
 
@@ -187,6 +187,7 @@ class Lead:
 
     def close(self) -> None:
         """After the last order: the last checkpoint, where leaving has not written it."""
+        self._tell_experts(last=True)
         if not self._leave.asked:
             self._writer.wait(LAST_SAVE_S)
             self._save()
