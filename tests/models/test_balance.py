@@ -55,8 +55,9 @@ def test_losses_are_weighted_by_layer_and_add_up():
     assert float(gate_loss(Balance(BalanceSpec(loss="none"), coef), 0, probs, logits, load)) == 0.0
 
 
-def choice_of(expert_NK, score_NK) -> Choice:
-    return Choice(expert_NK, score_NK, score_NK, score_NK, score_NK)
+def choice_of(expert_NK, score_NK, num_experts) -> Choice:
+    scores_NE = torch.zeros(len(expert_NK), num_experts).scatter_(1, expert_NK, score_NK)
+    return Choice(expert_NK, score_NK, scores_NE, scores_NE)
 
 
 @given(
@@ -73,7 +74,7 @@ def test_an_expert_keeps_the_best_or_the_first_up_to_its_capacity(tokens, expert
     expert_NK = torch.rand(tokens, experts, generator=draws).argsort(-1)[:, :k]
     score_NK = torch.randint(0, 4, (tokens, k), generator=draws) / 4  # with ties
     spec = BalanceSpec(capacity=factor, drop=drop)
-    kept = keep_within_capacity(choice_of(expert_NK, score_NK), experts, spec)
+    kept = keep_within_capacity(choice_of(expert_NK, score_NK, experts), spec)
     capacity = math.ceil(factor * tokens * k / experts)
     for expert in range(experts):
         mine = [(n, j) for n in range(tokens) for j in range(k) if int(expert_NK[n, j]) == expert]
@@ -97,7 +98,7 @@ def test_a_dropped_choice_adds_nothing_to_output_and_gradients(draws, drop):
     balance = Balance(BalanceSpec(capacity=0.6, drop=drop, loss="none"), torch.zeros(1))
     output = layer(x, balance)
     choice = layer.router(x.detach()[0])
-    kept = keep_within_capacity(choice, 4, balance.spec)
+    kept = keep_within_capacity(choice, balance.spec)
     assert 0 < int((~kept).sum()) == int(output.routing.dropped.sum())
     assert int(output.expert_tokens.sum()) == int(kept.sum())
     assert int(output.routing.load.sum()) == 60

@@ -65,6 +65,15 @@ def test_saturated_router_does_not_divide_by_zero():
     assert choice.weight_NK.tolist() == [[1.0, 0.0]] * 2
 
 
+def test_tiny_sigmoid_scores_sum_to_one_all_the_same():
+    router = router_of(2, 4, 2, router_score="sigmoid")
+    with torch.no_grad():
+        router.weight.copy_(torch.tensor([[-60.0, 0], [-61.0, 0], [-62.0, 0], [-63.0, 0]]))
+    choice = router(torch.tensor([[1.0, 0.0]]))
+    torch.testing.assert_close(choice.weight_NK.sum(-1), torch.ones(1))
+    torch.testing.assert_close(router.probs(choice).sum(-1), torch.ones(1))
+
+
 @given(
     st.integers(1, 40), st.integers(1, 6), st.integers(1, 4), st.sampled_from([1, 4, 32]), st.integers(0, 99)
 )

@@ -67,6 +67,9 @@ def test_the_coefficient_follows_the_drop_rate_as_the_paper_says(capacity):
         for each in results
     ]
     assert all((rate > 0).any() for rate in rates)
+    for each in results:
+        dropped = each.experts.dropped_LE.sum() if capacity else 0
+        assert sum(each.expert_tokens) == each.experts.load_LE.sum() - dropped
     got = np.array([each.experts.coef_L.tolist() for each in results])
     np.testing.assert_allclose(got, oracle(rates, 0.02, 0.2, 0.01, 0.7)[:8], rtol=1e-5)
     assert not np.allclose(got[-1], got[0])

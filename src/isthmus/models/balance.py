@@ -91,7 +91,7 @@ def _capacity(factor: float, num_choices: int, num_experts: int) -> int:
     return math.ceil(factor * num_choices / num_experts)
 
 
-def keep_within_capacity(choice: Choice, num_experts: int, spec: BalanceSpec) -> Tensor | None:
+def keep_within_capacity(choice: Choice, spec: BalanceSpec) -> Tensor | None:
     """False for each choice above its expert's capacity, [N, K] bool; None where there is no capacity.
 
     An expert keeps its highest scores, equal ones by token; or, by position, the first ones in the batch.
@@ -102,9 +102,10 @@ def keep_within_capacity(choice: Choice, num_experts: int, spec: BalanceSpec) ->
     places = torch.arange(flat.numel(), device=flat.device)
     order = places
     if spec.drop == "score":
-        order = torch.sort(choice.score_NK.flatten(), descending=True, stable=True).indices
+        score_NK = choice.scores_NE.detach().gather(1, choice.expert_NK)
+        order = torch.sort(score_NK.flatten(), descending=True, stable=True).indices
     by_expert, within = torch.sort(flat[order], stable=True)
     rank = places - torch.searchsorted(by_expert, by_expert)
     kept = torch.empty_like(flat, dtype=torch.bool)
-    kept[order[within]] = rank < _capacity(spec.capacity, flat.numel(), num_experts)
+    kept[order[within]] = rank < _capacity(spec.capacity, flat.numel(), choice.scores_NE.shape[1])
     return kept.view_as(choice.expert_NK)

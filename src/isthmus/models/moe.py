@@ -51,7 +51,7 @@ class MoE(nn.Module):
     def forward(self, x_BTD: Tensor, balance: Balance | None = None) -> MoEOutput:
         x_ND = x_BTD.flatten(0, 1)
         choice = self.router(x_ND)
-        kept_NK = keep_within_capacity(choice, len(self.experts), balance.spec) if balance else None
+        kept_NK = keep_within_capacity(choice, balance.spec) if balance else None
         multiple = BF16_ROWS if x_ND.dtype == torch.bfloat16 else 1
         plan = dispatch(choice.expert_NK, len(self.experts), multiple, kept_NK)
         weight_NK = choice.weight_NK if kept_NK is None else choice.weight_NK * kept_NK

@@ -21,12 +21,10 @@ class Choice:
     """Experts of each token, the best first (int64)."""
     weight_NK: Tensor
     """Their weights, fp32."""
-    score_NK: Tensor
-    """Their scores before renormalisation, fp32, without gradient: which choices are the surest."""
     logits_NE: Tensor
-    """Before normalisation, fp32."""
-    gate_NE: Tensor
-    """After it: what the scores are taken of."""
+    """Of all experts, before normalisation, fp32."""
+    scores_NE: Tensor
+    """Of all experts, before any bias and renormalisation, fp32."""
 
 
 def top_k(values_NE: Tensor, k: int) -> Tensor:
@@ -75,20 +73,21 @@ class Router(nn.Module):
         # Softmax can round unlike logits to equal scores: where nothing is added, the logits decide.
         ranked_NE = scores_NE + self.bias if spec.router_bias else gate_NE
         expert_NK = top_k(ranked_NE.detach(), spec.top_k)
-        chosen_NK = scores_NE.gather(1, expert_NK)
-        weight_NK = self._weights(gate_NE, expert_NK, chosen_NK)
-        return Choice(expert_NK, weight_NK * spec.route_scale, chosen_NK.detach(), logits_NE, gate_NE)
-
-    def _weights(self, gate_NE: Tensor, expert_NK: Tensor, chosen_NK: Tensor) -> Tensor:
-        if not self._spec.renormalize:
-            return chosen_NK
-        if self._spec.router_score == "softmax":
+        if spec.renormalize and spec.router_score == "softmax":
             # The softmax of the top k logits is the same, and cannot divide 0 by 0.
-            return gate_NE.gather(1, expert_NK).softmax(-1)
-        return chosen_NK / (chosen_NK.sum(-1, keepdim=True) + torch.finfo(torch.float32).tiny)
+            weight_NK = gate_NE.gather(1, expert_NK).softmax(-1)
+        else:
+            weight_NK = scores_NE.gather(1, expert_NK)
+            weight_NK = _to_one(weight_NK) if spec.renormalize else weight_NK
+        return Choice(expert_NK, weight_NK * spec.route_scale, logits_NE, scores_NE)
 
     def probs(self, choice: Choice) -> Tensor:
         """Gate probabilities over all experts [N, E], summing to one: what balance is judged by."""
         if self._spec.router_score == "softmax":
-            return choice.gate_NE.softmax(-1)
-        return functional.normalize(choice.gate_NE.sigmoid(), p=1.0, dim=-1)
+            return choice.scores_NE
+        return _to_one(choice.scores_NE)
+
+
+def _to_one(scores: Tensor) -> Tensor:
+    """Rows that sum to one, however small the scores."""
+    return functional.normalize(scores, p=1.0, dim=-1, eps=torch.finfo(scores.dtype).tiny)

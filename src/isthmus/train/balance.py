@@ -26,6 +26,13 @@ class ExpertStats:
     """Mean entropy of the gate's probabilities, nats."""
     coef_L: Tensor
     """Weight of the balance loss in this step."""
+    drops: bool
+    """Whether what is above the capacity was dropped indeed."""
+
+    @property
+    def worked_tokens(self) -> Tensor:
+        """Tokens each expert worked on, [L, E]."""
+        return self.load_LE - self.dropped_LE if self.drops else self.load_LE
 
 
 def drop_rate(load_LE: Tensor, dropped_LE: Tensor) -> Tensor:
@@ -84,7 +91,8 @@ class Balancer:
                 bias += self._spec.bias_rate * torch.sign(load_E.mean() - load_E)
         self._load_LE = load_LE
         entropy_L = sums[2 * size :] / tokens_L.clamp(min=1)
-        return ExpertStats(load_LE.cpu(), dropped_LE.cpu(), entropy_L.cpu(), coef_L.cpu())
+        drops = self._spec.capacity > 0
+        return ExpertStats(load_LE.cpu(), dropped_LE.cpu(), entropy_L.cpu(), coef_L.cpu(), drops)
 
     def state(self) -> dict[str, Tensor]:
         """By name; empty for a model without MoE layers."""

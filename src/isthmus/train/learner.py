@@ -63,7 +63,7 @@ class Learner:
         Where the gradient is not finite nothing changes; `MAX_LOST_STEPS` times in a row raise IsthmusError.
         """
         start_s = time.perf_counter()
-        sums, routed = self._backward(rows)
+        sums = self._backward(rows)
         num_targets = self._parallel.finish()
         grad_norm = clip_gradients(self._parameters, self._grad_clip)
         if np.isfinite(grad_norm):
@@ -75,14 +75,14 @@ class Learner:
         for parameter in self._parameters:
             parameter.grad = None
         sums[0] = float(notice)
-        facts = torch.cat([sums, routed])
-        self.group.all_reduce_(facts)
-        notices, loss, *expert_tokens = facts[: len(sums)].tolist()
+        self.group.all_reduce_(sums)
+        notices, loss = sums[:2].tolist()
+        experts = self._balancer.update(sums[2:])
         return StepResult(
             loss=loss / max(num_targets, 1),
             grad_norm=grad_norm,
-            expert_tokens=[int(count) for count in expert_tokens],
-            experts=self._balancer.update(facts[len(sums) :]),
+            expert_tokens=experts.worked_tokens.flatten().long().tolist(),
+            experts=experts,
             step_s=time.perf_counter() - start_s,
             notices=int(notices),
         )
@@ -94,22 +94,17 @@ class Learner:
                 hint="lower train.lr, raise train.warmup, or set train.precision: fp32; then resume",
             )
 
-    def _backward(self, rows: Rows) -> tuple[Tensor, Tensor]:
-        """Adds up the gradient. Of this rank: fp32 [free, summed cross entropy, tokens of each expert...],
-        and what its routers did.
-        """
-        spec = self.model.spec
-        sums = torch.zeros(2 + len(spec.moe_layers) * spec.num_experts, device=self.device)
-        routed, balance = self._balancer.zeros(), self._balancer.now
-        left = len(rows[0])
+    def _backward(self, rows: Rows) -> Tensor:
+        """Adds up the gradient; fp32 [free, summed cross entropy, what the routers did...] of this rank."""
+        sums = torch.cat([torch.zeros(2, device=self.device), self._balancer.zeros()])
+        balance, left = self._balancer.now, len(rows[0])
         for tokens_BT, targets_BT, doc_ids_BT in micro_batches(rows, self.micro_batch, self.device):
             left -= len(tokens_BT)
             output = self.model(tokens_BT, targets_BT, doc_ids_BT, balance)
             self._parallel.backward(output.loss, output.num_targets, last=left == 0)
             sums[1] += output.ce_loss.detach() * output.num_targets
-            sums[2:] += output.expert_tokens.flatten()
-            self._balancer.add(routed, output.routing)
-        return sums, routed
+            self._balancer.add(sums[2:], output.routing)
+        return sums
 
     @torch.no_grad()
     def evaluate(self, rows: Rows) -> float:
