@@ -38,7 +38,7 @@ class Dispatch:
 def dispatch(expert_NK: Tensor, num_experts: int, multiple: int, kept_NK: Tensor | None = None) -> Dispatch:
     """Sort the choices by expert, stable, so that the order is one whatever the thread count.
 
-    On an accelerator the host waits for nothing: there are as many rows as there could be at most.
+    On an accelerator row counts stay there, and are not waited for: there are as many rows as there could be.
 
     Args:
         multiple: each expert's rows are padded to a multiple of it.

@@ -1,4 +1,4 @@
-"""All experts at once by grouped matrix multiplication, for accelerators: the host waits for nothing.
+"""All experts at once by grouped matrix multiplication, for accelerators: row counts stay on the device.
 
 Shape suffixes: as in `dispatch`; D hidden, F width of an expert.
 """

@@ -16,7 +16,6 @@ import logging
 import time
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
 
@@ -29,6 +28,7 @@ from isthmus.outer import bridge, ranges
 from isthmus.outer.layout import build_layout
 from isthmus.outer.parameters import Exchange
 from isthmus.outer.spawn import ClientProcess
+from isthmus.outer.window import Window
 
 _log = logging.getLogger(__name__)
 M = TypeVar("M", bound=bridge.LocalMessage)
@@ -54,22 +54,6 @@ class SiteJob(msgspec.Struct, frozen=True, kw_only=True):
     """0: chosen from the model's size."""
     groups: dict[str, int] = {}
     """Parameter name -> expert group, for experts that are weighted by the tokens routed to them."""
-
-
-@dataclass
-class _Window:
-    """What happened since the last push."""
-
-    steps: int = 0
-    tokens: int = 0
-    busy_s: float = 0.0
-    samples: list[ranges.Range] = field(default_factory=list)
-    group_tokens: list[int] = field(default_factory=list)
-
-    def add_groups(self, group_tokens: Iterable[int]) -> None:
-        counts = list(group_tokens)
-        old = self.group_tokens or [0] * len(counts)
-        self.group_tokens = [a + b for a, b in zip(old, counts, strict=True)]
 
 
 def _addresses(server: str | Sequence[str]) -> list[str]:
@@ -104,7 +88,7 @@ class Site(AbstractContextManager["Site"]):
         job: SiteJob | None = None,
     ):
         self._model, self._optimizer = model, optimizer
-        self._server = ", ".join(_addresses(server))
+        self._server = ", ".join(_addresses(server)) or line
         self._client = None if line else ClientProcess.start(name, _addresses(server), Path(certs))
         self._socket_path = line or str(self._client.line if self._client else "")
         self._job = job or SiteJob()
@@ -133,7 +117,7 @@ class Site(AbstractContextManager["Site"]):
 
     def _join(self) -> None:
         """Attaches to the client, and stands on the published parameters when it returns."""
-        self._window = _Window()
+        self._window = Window()
         self._ranges: list[ranges.Range] = []
         self._base: bridge.BaseReady | None = None
         self._pushes = self._since_push = 0
@@ -302,7 +286,7 @@ class Site(AbstractContextManager["Site"]):
         return self._may_push
 
     def _push(self) -> None:
-        window, self._window = self._window, _Window()
+        window, self._window = self._window, Window()
         self._exchange.save()
         self._pushes += 1
         self._since_push = 0
@@ -324,7 +308,7 @@ class Site(AbstractContextManager["Site"]):
         if base.reset:
             self._exchange.load()
             self._ranges = []
-            self._window = _Window()
+            self._window = Window()
             self._reset = base.moments
             if base.moments and self.version >= 0 and self._optimizer is not None:
                 self._optimizer.state.clear()
@@ -375,7 +359,7 @@ class Site(AbstractContextManager["Site"]):
             if waited_s > quiet_s:
                 quiet_s = _START_TIMEOUT_S
                 _log.warning(
-                    "no word from the parameter server %s yet: is it up, its run not over?", self._server
+                    "no word from the parameter server yet: is it up, its run not over? (%s)", self._server
                 )
             messages = self._line.receive(1.0)
             found = [message for message in messages if isinstance(message, kind)]

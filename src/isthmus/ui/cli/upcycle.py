@@ -8,11 +8,12 @@ import msgspec
 from isthmus.rundir import RunDir
 from isthmus.spec.count import count_active_params, count_params
 from isthmus.spec.dump import as_yaml
+from isthmus.spec.model import ModelSpec
 from isthmus.train.export import open_newest
 from isthmus.ui.bars import byte_bar
 from isthmus.ui.start import run_from
 from isthmus.units import Count
-from isthmus.weights.folder import is_model
+from isthmus.weights.folder import Card, is_model
 from isthmus.weights.upcycle import Recipe
 from isthmus.weights.upcycle_model import upcycle_model
 
@@ -71,11 +72,15 @@ def upcycle(  # noqa: PLR0913 (one for each option)
     opened = open_newest(RunDir(dense) if is_model(dense) else RunDir.existing(dense))
     with byte_bar("upcycle") as told:
         card = upcycle_model(opened, out, recipe, told)
-    run, model, before = run_from(card, out), card.model, opened.card.model
+    _tell(card, opened.card.model, out, json_)
+
+
+def _tell(card: Card, dense: ModelSpec, out: Path, json_: bool) -> None:
+    run, model = run_from(card, out), card.model
     counts = {
         "num_params": count_params(model),
         "active_params": count_active_params(model),
-        "dense_params": count_params(before),
+        "dense_params": count_params(dense),
     }
     if json_:
         facts = {"folder": str(out), **counts, "bytes": sum(shard.size for shard in card.shards), "run": run}

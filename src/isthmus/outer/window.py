@@ -1,0 +1,20 @@
+"""What a site did since its last push: what the next one will report."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from isthmus.outer.ranges import Range
+
+
+@dataclass
+class Window:
+    steps: int = 0
+    tokens: int = 0
+    busy_s: float = 0.0
+    samples: list[Range] = field(default_factory=list)
+    group_tokens: list[int] = field(default_factory=list)
+
+    def add_groups(self, group_tokens: Iterable[int]) -> None:
+        counts = list(group_tokens)
+        old = self.group_tokens or [0] * len(counts)
+        self.group_tokens = [a + b for a, b in zip(old, counts, strict=True)]
