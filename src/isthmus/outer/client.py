@@ -20,7 +20,8 @@ import numpy as np
 from isthmus.errors import InputError, IsthmusError
 from isthmus.journal.writer import Journal
 from isthmus.outer import bridge, messages
-from isthmus.outer.client_executor import Blob, Client, Sent
+from isthmus.outer.client_events import Blob, Sent
+from isthmus.outer.client_executor import Client
 from isthmus.outer.dialect import dialect
 from isthmus.outer.member import state as machine
 from isthmus.rundir import RunDir

@@ -5,7 +5,6 @@ the actions out. NumPy only.
 import contextlib
 import queue
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +18,7 @@ from isthmus.journal import events as journal
 from isthmus.journal.writer import Journal
 from isthmus.outer import bridge, member, messages
 from isthmus.outer.arrivals import Arrivals
+from isthmus.outer.client_events import Blob, Dialled, Heard, Sent
 from isthmus.outer.client_memory import Memory
 from isthmus.outer.member import state as machine
 from isthmus.outer.replica import Replica
@@ -30,36 +30,6 @@ QUEUE_SIZE = 10_000
 LINK_SAMPLE_S = 2.0
 REFUSAL_S = 60.0
 """How long the ranks of a refused site have to come and hear of it."""
-
-
-@dataclass(frozen=True)
-class Blob:
-    """A fragment of a version is here."""
-
-    key: str
-    payload: np.ndarray
-
-
-@dataclass(frozen=True)
-class Sent:
-    """The server has a fragment of ours."""
-
-    key: str
-
-
-@dataclass(frozen=True)
-class Heard:
-    """A message from the ranks; None: they hung up."""
-
-    line: bridge.Line
-    message: bridge.LocalMessage | None
-
-
-@dataclass(frozen=True)
-class Dialled:
-    """New ranks are there; those before are gone."""
-
-    line: bridge.Line
 
 
 class Client:
