@@ -3,6 +3,73 @@
 import msgspec
 
 from isthmus.errors import NotFoundError
+from isthmus.planner.layout import Layout
+
+
+class StagePlan(msgspec.Struct, frozen=True, kw_only=True):
+    """One stage of a pipeline: consecutive layers on chips of one kind, at one site."""
+
+    site: str
+    chip: str
+    """As the fleet calls it."""
+    first_layer: int
+    end_layer: int
+    """The layers are first_layer <= i < end_layer; with virtual stages, over all chunks together."""
+    chunks: list[tuple[int, int]] = []
+    """Virtual stages: (first, end) of each chunk; empty: one chunk."""
+    embedding: bool = False
+    head: bool = False
+    """Holds the output head and computes the loss."""
+    recompute_layers: int = 0
+    """The first layers of the stage whose activations backward computes again."""
+    memory_bytes: int = 0
+    """Expected peak on each of its chips."""
+    memory_limit: int = 0
+    """What may be used: the chip's memory less the headroom."""
+    forward_s: float = 0.0
+    """One micro-batch, with the communication inside the stage."""
+    backward_s: float = 0.0
+
+    @property
+    def num_layers(self) -> int:
+        return self.end_layer - self.first_layer
+
+
+class PipelinePlan(msgspec.Struct, frozen=True, kw_only=True):
+    """`layout.dp` replicas of the model that are cut alike. A stage's chips in a replica: layout.tp x cp."""
+
+    layout: Layout
+    """`micro_batches` is what each of these replicas runs in a step; other pipelines may run more or fewer."""
+    stages: list[StagePlan]
+
+
+class Expected(msgspec.Struct, frozen=True, kw_only=True):
+    """What the plan's model of the fleet says of a step, and how far it is to be trusted."""
+
+    step_s: float
+    low_s: float
+    """The step takes between low_s and high_s nine times of ten."""
+    high_s: float
+    tokens_per_s: float
+    """Of the whole fleet, with what the outer loop costs."""
+    bound_s: float
+    """No plan of this fleet and batch can be faster than this."""
+    gap: float
+    """(step_s - bound_s) / step_s"""
+    parts: dict[str, float] = {}
+    """Seconds of the step by what they are spent on; they add up to step_s."""
+
+
+class Considered(msgspec.Struct, frozen=True, kw_only=True):
+    """A plan, or a family of plans, that was looked at."""
+
+    name: str
+    """As 'tp 4, pp 12, dp 32'."""
+    step_s: float | None = None
+    """None where it cannot run."""
+    chosen: bool = False
+    why: str = ""
+    """What bound it: the constraint that rejected it, or what it loses against the chosen one."""
 
 
 class SitePlan(msgspec.Struct, frozen=True, kw_only=True):
@@ -27,6 +94,8 @@ class SitePlan(msgspec.Struct, frozen=True, kw_only=True):
     """Expected time from a push to its result: up, merge, down."""
     hidden: bool | None = None
     """Whether `inner_steps` steps take longer than the transfer; None where no step time was measured."""
+    pipelines: list[PipelinePlan] = []
+    """How the model lies on the chips; empty: each rank has all of it."""
 
     @property
     def num_ranks(self) -> int:
@@ -64,6 +133,9 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     """Why the derived values are what they are, a line each."""
     warnings: list[str]
     """What will work, but not well."""
+    expected: Expected | None = None
+    """None where the plan was made without a model of the chips."""
+    considered: list[Considered] = []
 
     @property
     def num_ranks(self) -> int:

@@ -9,6 +9,7 @@ from isthmus.spec.document import dotted
 from isthmus.spec.fleet import FleetSpec
 from isthmus.spec.model import ModelSpec
 from isthmus.spec.run import DataSpec, OuterSpec, RunSpec
+from isthmus.spec.suggest import nearest
 
 NAME = re.compile(r"[a-z0-9]([a-z0-9_-]{0,61}[a-z0-9])?")
 """Fit for file names, certificate names and host names."""
@@ -39,6 +40,17 @@ def check_fleet(fleet: FleetSpec) -> Iterator[Problem]:
     )
     for name, site in fleet.sites.items():
         yield from _check_site(name, site.num_ranks, site.link.bandwidth)
+    for name, trunk in fleet.trunks.items():
+        key = ("trunks", name)
+        for site in trunk.sites:
+            if site not in fleet.sites:
+                hint = nearest(site, fleet.sites) or f"the sites are {', '.join(fleet.sites)}"
+                yield Problem(
+                    (*key, "sites"), f"trunk '{name}' leads to site '{site}', which is not there", hint
+                )
+        if trunk.bandwidth <= 0:
+            hint = "write what the line carries, for example '10 Gbps'"
+            yield Problem((*key, "bandwidth"), f"trunk '{name}' carries nothing", hint)
 
 
 def _check_site(name: str, num_ranks: int, bandwidth: float) -> Iterator[Problem]:

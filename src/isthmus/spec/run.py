@@ -140,6 +140,44 @@ class OuterSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     """Merges between two snapshots of the server."""
 
 
+class ParallelSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Degrees that are fixed by hand; 0 or auto leaves them to `isthmus plan`."""
+
+    tp: AtLeast0 = 0
+    """Tensor parallel degree."""
+    cp: AtLeast0 = 0
+    """Context parallel degree."""
+    pp: AtLeast0 = 0
+    """Pipeline stages."""
+    virtual: AtLeast0 = 0
+    """Model chunks per stage."""
+    ep: AtLeast0 = 0
+    """Expert parallel degree."""
+    etp: AtLeast0 = 0
+    """Tensor parallel degree inside experts."""
+    recompute: Literal["auto", "none", "selective", "full"] = "auto"
+    """Activations that backward computes again."""
+    sharding: Literal["auto", "none", "optimizer", "full"] = "auto"
+    """What the replicas share out instead of each keeping all of it: ZeRO 0, 1 or 3."""
+
+
+class GoalSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What `isthmus plan` looks for, and the limits it keeps."""
+
+    best: Literal["tokens_per_s", "time", "cost", "chips"] = "tokens_per_s"
+    """Most tokens/s; least time to the token budget; least cost of it; fewest chips that keep the deadline."""
+    deadline: Seconds = Seconds(0.0)
+    """The budget must be trained by then; 0: no limit."""
+    max_cost: NonNegative = 0.0
+    """Of the whole run, in the currency of the nodes' prices; 0: no limit."""
+    headroom: ShareBelow1 = 0.08
+    """Part of each chip's memory that is left free."""
+    max_chips: AtLeast0 = 0
+    """Chips used at most; 0: no limit."""
+    sites: list[str] = []
+    """Sites that may be used; empty: all."""
+
+
 class AlertSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Who is told when something goes wrong."""
 
@@ -160,5 +198,9 @@ class RunSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     """How each site trains."""
     outer: OuterSpec = OuterSpec()
     """How the sites are joined."""
+    parallel: ParallelSpec = ParallelSpec()
+    """How the model is cut inside a site."""
+    goal: GoalSpec = GoalSpec()
+    """What a plan should be best at."""
     alerts: AlertSpec = AlertSpec()
     """Who is told of trouble."""

@@ -1,0 +1,1 @@
+"""Datasheets of chips by name. `find_chip` takes any spelling; a fleet may define its own."""

@@ -1,0 +1,58 @@
+"""How one model lies on the chips of one site: degrees of each parallelism, schedule and memory switches."""
+
+from typing import Literal
+
+import msgspec
+
+Recompute = Literal["none", "selective", "full"]
+"""Activations that backward computes again: nothing, the attention core (or, with flash attention, the
+cheap element-wise parts), or whole layers."""
+Schedule = Literal["1f1b", "interleaved", "zero-bubble"]
+Sharding = Literal[0, 1, 2, 3]
+"""ZeRO stage over the data-parallel group: nothing, optimizer, + gradients, + parameters (FSDP)."""
+Precision = Literal["fp32", "fp16", "bf16", "fp8", "fp4"]
+"""Format of the matrix products."""
+
+
+class Layout(msgspec.Struct, frozen=True, kw_only=True):
+    """Chips of one replica = tp x cp x pp; of the site = replica x dp. Terms as in Megatron-LM."""
+
+    tp: int = 1
+    """Tensor parallel: each matrix is cut over this many chips, with sequence parallelism between."""
+    cp: int = 1
+    """Context parallel: each sequence is cut over this many chips."""
+    pp: int = 1
+    """Pipeline stages."""
+    virtual: int = 1
+    """Model chunks per stage; > 1: interleaved 1F1B."""
+    dp: int = 1
+    """Data parallel replicas."""
+    ep: int = 1
+    """Expert parallel: a layer's experts are spread over this many chips, of the dp (and cp) axis."""
+    etp: int = 0
+    """Expert tensor parallel: chips that share each expert; 0: as `tp`."""
+    micro_batch: int = 1
+    """Sequences a replica runs at once."""
+    micro_batches: int = 1
+    """Micro-batches of a replica in one step (m)."""
+    seq_len: int = 2048
+    recompute: Recompute = "none"
+    sharding: Sharding = 1
+    precision: Precision = "bf16"
+
+    @property
+    def expert_tp(self) -> int:
+        return self.etp or self.tp
+
+    @property
+    def chips_per_replica(self) -> int:
+        return self.tp * self.cp * self.pp
+
+    @property
+    def num_chips(self) -> int:
+        return self.chips_per_replica * self.dp
+
+    @property
+    def step_tokens(self) -> int:
+        """Tokens of all replicas in one step."""
+        return self.seq_len * self.micro_batch * self.micro_batches * self.dp
