@@ -39,7 +39,7 @@ class PipelinePlan(msgspec.Struct, frozen=True, kw_only=True):
     """`layout.dp` replicas of the model that are cut alike. A stage's chips in a replica: layout.tp x cp."""
 
     layout: Layout
-    """`micro_batches` is what each of these replicas runs in a step; other pipelines may run more or fewer."""
+    """`micro_batches` is what each of these replicas runs in a step; other pipelines may run others."""
     stages: list[StagePlan]
 
 

@@ -165,7 +165,7 @@ class GoalSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     """What `isthmus plan` looks for, and the limits it keeps."""
 
     best: Literal["tokens_per_s", "time", "cost", "chips"] = "tokens_per_s"
-    """Most tokens/s; least time to the token budget; least cost of it; fewest chips that keep the deadline."""
+    """Most tokens/s; least time to the budget; least cost of it; fewest chips that keep the deadline."""
     deadline: Seconds = Seconds(0.0)
     """The budget must be trained by then; 0: no limit."""
     max_cost: NonNegative = 0.0
