@@ -1,6 +1,6 @@
 """Ideal seconds of each kind of block, by component: arithmetic on shapes, datasheet and network.
 
-A pass over a block is a vector over `factors.COMPONENTS`. Tokens of a micro-batch on one chip: T = micro_batch
+A pass over a block is a vector over `factors.COMPONENTS`. Tokens of a micro-batch on a chip: T = micro_batch
 x seq_len / cp; matrices are cut over tp, and what lies between them over tp as well (sequence parallelism,
 arXiv 2205.05198).
 """
@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 
 from isthmus.planner.chips.chip import ChipModel
-from isthmus.planner.cost.network import Line, Network, all_gather_s, all_to_all_s
+from isthmus.planner.cost.network import Network, all_gather_s, all_to_all_s
 from isthmus.planner.cost.table import Floats
 from isthmus.planner.layout import Layout
 from isthmus.spec.model import ModelSpec
