@@ -37,6 +37,8 @@ class Factors(msgspec.Struct, frozen=True, kw_only=True):
     """Idle time of the pipeline, relative to the schedule's formula."""
     sync: float = 1.2
     """Gradients summed over the replicas and sharded weights gathered, before any of it is hidden."""
+    gather: float = 0.7
+    """Weights of ZeRO 1 and 2 gathered after the update: the part that is not hidden."""
     optimizer: float = 1.5
     """Optimizer's pass over its state, at memory bandwidth."""
     overhead: float = 1.0

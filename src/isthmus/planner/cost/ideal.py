@@ -60,6 +60,8 @@ class Setting:
     """One all-gather or reduce-scatter of [T, hidden] over the tensor-parallel group."""
     layout: Layout
     fused: bool
+    core: float = 1.0
+    """Attention core's FLOPs relative to those of the model's heads over all of the sequence."""
 
     @classmethod
     def of(
@@ -95,7 +97,7 @@ def _attention(model: ModelSpec, setting: Setting) -> Pass:
     q_width, kv_width = model.num_heads * model.head_dim, model.num_kv_heads * model.head_dim
     qkv = _product(setting, tokens, hidden, (q_width + 2 * kv_width) / tp)
     out = _product(setting, tokens, q_width / tp, hidden)
-    core = 4 * tokens * seq_len * q_width / tp * (0.5 + 64 / model.head_dim)
+    core = setting.core * 4 * tokens * seq_len * q_width / tp * (0.5 + 64 / model.head_dim)
     shared = tokens / tp
     traffic = shared * (10 * hidden + 4 * (q_width + kv_width))
     if setting.fused:
@@ -210,12 +212,10 @@ SELECTIVE_CORE = np.array([0.0, 0.0, 1.0, 0.6, 0.0, 0.0, 0.2, 0.0, 0.0, 0.0])
 EMBEDDING, DENSE, MOE, HEAD = range(4)
 
 
-def ideal_passes(
-    model: ModelSpec, chip: ChipModel, network: Network, layout: Layout, fused: bool = True
-) -> Floats:
+def ideal_passes(model: ModelSpec, network: Network, setting: Setting) -> Floats:
     """[kind, pass, component]: ideal seconds of a micro-batch; kinds EMBEDDING, DENSE, MOE, HEAD; passes
     forward, backward, and what is computed again under the layout's recompute. A layer is dense or MoE."""
-    setting = Setting.of(model, chip, network, layout, fused)
+    layout, fused = setting.layout, setting.fused
     attention = np.array(_attention(model, setting))
     attention[8] = _key_value_s(model, layout, network)
     kinds = np.zeros((4, len(Pass._fields)))

@@ -26,42 +26,50 @@ OPTIMIZER_BYTES = 34
 
 
 class Exchange(NamedTuple):
-    """What replicas of one kind of stage exchange: seconds, before any of it is hidden."""
+    """What the replicas of a stage exchange: seconds, before any of it is hidden."""
 
     latency_s: float
     """Of all messages of one step."""
     dense_s: float
     """For each byte of dense gradients (4 bytes for each parameter)."""
     expert_s: float
+    gather_s: float
+    """For each byte of dense gradients: their weights, gathered after the update."""
+    expert_gather_s: float
     optimizer_s: float
     """For each dense parameter of a chip."""
     expert_optimizer_s: float
     """For each parameter of experts."""
 
 
-def exchange_of(chip: ChipModel, network: Network, layout: Layout) -> Exchange:
-    """Ideal seconds. ZeRO 0: an all-reduce of fp32 gradients. 1 and 2: their reduce-scatter, and an
-    all-gather of 16-bit weights. 3: in each micro-batch, 16-bit weights gathered for forward and again for
-    backward, and 16-bit gradients scattered (arXiv 1910.02054, sec. 7; 2304.11277)."""
+def exchange_of(chip: ChipModel, network: Network, layout: Layout, shard_group: int = 0) -> Exchange:
+    """Ideal seconds. ZeRO 0: an all-reduce of fp32 gradients. 1 and 2: their reduce-scatter (all-reduce, if
+    only groups of `shard_group` replicas share the state), then an all-gather of 16-bit weights. 3: in each
+    micro-batch, 16-bit weights gathered for forward and again for backward, and 16-bit gradients scattered
+    (arXiv 1910.02054, sec. 7; 2304.11277)."""
     dense, experts = layout.dp * layout.cp, expert_replicas(layout)
-    words, rounds = _traffic(layout)
+    group = shard_group if 0 < shard_group < dense else dense
+    words, rounds = _traffic(layout, group < dense)
     dense_line = network.line(dense, layout.tp)
     expert_line = network.line(round(experts), layout.expert_tp * layout.ep)
+    gathers = layout.sharding in (1, 2)
     update = OPTIMIZER_BYTES / (chip.memory_gb_s * 1e9)
     return Exchange(
         latency_s=rounds * _hops(dense) * dense_line.latency_s,
         dense_s=words * _share(dense, dense_line),
         expert_s=words * _share(experts, expert_line),
-        optimizer_s=update / (dense if layout.sharding else 1),
+        gather_s=0.5 * _share(group, network.line(group, layout.tp)) if gathers else 0.0,
+        expert_gather_s=0.5 * _share(experts, expert_line) if gathers else 0.0,
+        optimizer_s=update / (group if layout.sharding else 1),
         expert_optimizer_s=update / (experts if layout.sharding else 1),
     )
 
 
-def _traffic(layout: Layout) -> tuple[float, float]:
-    """(bytes through the ring for each byte of fp32 gradients, collectives in a step)."""
+def _traffic(layout: Layout, grouped: bool) -> tuple[float, float]:
+    """(bytes through the ring for each byte of fp32 gradients, collectives in a step)"""
     if layout.sharding == 3:
         return 1.5 * layout.micro_batches, 3.0 * layout.micro_batches
-    return (2.0, 2.0) if layout.sharding == 0 else (1.5, 2.0)
+    return (2.0, 2.0) if layout.sharding == 0 or grouped else (1.0, 2.0)
 
 
 def _hops(size: float) -> float:
@@ -81,6 +89,8 @@ class StageCost(NamedTuple):
     """With what is computed again."""
     exchange_s: float
     """Before any of it is hidden."""
+    gather_s: float
+    """Of weights, after the update; nothing hides it."""
     optimizer_s: float
 
     @property
@@ -102,16 +112,20 @@ def stage_cost(
         forward_s=float(table.forward_s[part].sum()) + sends,
         backward_s=float(table.backward_s[part].sum()) + again + sends,
         exchange_s=exchange.latency_s + dense * exchange.dense_s + experts * exchange.expert_s,
+        gather_s=dense * exchange.gather_s + experts * exchange.expert_gather_s,
         optimizer_s=(dense * exchange.optimizer_s + experts * exchange.expert_optimizer_s) / 4,
     )
 
 
 def scaled(exchange: Exchange, factors: Factors) -> Exchange:
     sync, optimizer = factors.sync * factors.total, factors.optimizer * factors.total
+    gather = factors.gather * factors.total
     return Exchange(
         exchange.latency_s * sync,
         exchange.dense_s * sync,
         exchange.expert_s * sync,
+        exchange.gather_s * gather,
+        exchange.expert_gather_s * gather,
         exchange.optimizer_s * optimizer,
         exchange.expert_optimizer_s * optimizer,
     )
@@ -148,7 +162,8 @@ def step_time(stages: Sequence[StageCost], layout: Layout, nodes: float, factors
     compute = layout.micro_batches * slowest
     others = sum(stage.micro_batch_s for stage in stages) - slowest
     bubble = factors.bubble * others / layout.virtual
-    exchange = max(exposed_s(compute / hidden_over(layout), stage.exchange_s) for stage in stages)
+    window = compute / hidden_over(layout)
+    exchange = max(exposed_s(window, stage.exchange_s) + stage.gather_s for stage in stages)
     optimizer = max(stage.optimizer_s for stage in stages)
     overhead = factors.overhead * factors.total * STEP_S
     known = compute + bubble + exchange + optimizer + overhead

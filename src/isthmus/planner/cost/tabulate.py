@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from isthmus.planner.chips.chip import ChipModel
 from isthmus.planner.cost.factors import COMPONENTS, Factors
-from isthmus.planner.cost.ideal import DENSE, EMBEDDING, HEAD, MOE, ideal_passes
+from isthmus.planner.cost.ideal import DENSE, EMBEDDING, HEAD, MOE, Setting, ideal_passes
 from isthmus.planner.cost.memory import (
     FIXED_BYTES,
     checkpoint_bytes,
@@ -31,7 +31,8 @@ GRAD_BYTES = 4
 def tabulate(model: ModelSpec, chip: ChipModel, network: Network, layout: Layout, factors: Factors) -> Table:
     """Seconds and bytes of every block (0: embedding, 1..L: layers, L + 1: head and loss)."""
     kinds = block_kinds(model)
-    passes = ideal_passes(model, chip, network, layout, factors.fused_attention)
+    setting = Setting.of(model, chip, network, layout, factors.fused_attention)
+    passes = ideal_passes(model, network, setting)
     scaled = passes * component_factors(factors)
     seconds = scaled.sum(axis=2) * factors.total
     memory = _bytes(model, layout)[:, kinds]

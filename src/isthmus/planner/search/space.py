@@ -28,7 +28,9 @@ class Family(NamedTuple):
         parts = [("tp", self.tp), ("cp", self.cp), ("ep", self.ep), ("micro-batch", self.micro_batch)]
         shown = [f"{name} {size}" for name, size in parts if size > 1 or name in ("tp", "micro-batch")]
         extra = [f"etp {self.etp}"] * (self.etp != self.tp and self.ep > 1)
-        kept = [f"recompute {self.recompute}"] * (self.recompute != "none") + ["sharded"] * (self.sharding == 3)
+        kept = [f"recompute {self.recompute}"] * (self.recompute != "none") + ["sharded"] * (
+            self.sharding == 3
+        )
         return ", ".join([*shown, *extra, *kept])
 
 
@@ -49,7 +51,11 @@ def families(run: RunSpec, per_node: int) -> list[Family]:
 
 def tensor_degrees(model: ModelSpec, fixed: ParallelSpec, per_node: int) -> list[int]:
     """Divisors of the heads, and of every width, that stay inside a node."""
-    widths = [model.num_heads, model.hidden_size, model.ffn_size if not _all_moe(model) else model.expert_width]
+    widths = [
+        model.num_heads,
+        model.hidden_size,
+        model.ffn_size if not _all_moe(model) else model.expert_width,
+    ]
     fits = [
         tp
         for tp in range(1, per_node + 1)
@@ -61,7 +67,11 @@ def tensor_degrees(model: ModelSpec, fixed: ParallelSpec, per_node: int) -> list
 def context_degrees(fixed: ParallelSpec, seq_len: int) -> list[int]:
     if fixed.cp:
         return [fixed.cp]
-    return [cp for cp in (1, 2, 4, 8, 16) if cp == 1 or (seq_len // cp >= CONTEXT_TOKENS and seq_len % (2 * cp) == 0)]
+    return [
+        cp
+        for cp in (1, 2, 4, 8, 16)
+        if cp == 1 or (seq_len // cp >= CONTEXT_TOKENS and seq_len % (2 * cp) == 0)
+    ]
 
 
 def expert_degrees(model: ModelSpec, fixed: ParallelSpec) -> list[int]:
