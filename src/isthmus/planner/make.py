@@ -1,6 +1,7 @@
 """(fleet, run) -> Plan. Pure: the same files and measurements give the same plan."""
 
 from collections.abc import Mapping
+from typing import Any
 
 from msgspec.structs import replace
 
@@ -76,6 +77,16 @@ def settle(run: RunSpec) -> RunSpec:
             down_codec=one_codec(outer.down_codec, codec),
         ),
     )
+
+
+def as_planned(run: RunSpec, plan: Plan) -> RunSpec:
+    """The run with what the plan chose for its outer loop."""
+    chosen: dict[str, Any] = {
+        "inner_steps": plan.inner_steps,
+        "codec": plan.codec,
+        "down_codec": plan.down_codec,
+    }
+    return replace(run, outer=replace(run.outer, **chosen))
 
 
 def one_codec(wanted: CodecOrAuto, otherwise: Codec) -> Codec:
