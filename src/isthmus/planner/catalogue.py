@@ -101,6 +101,27 @@ def _llamas() -> list[KnownModel]:
     return first + second + code + _aliased(third, aliases) + small
 
 
+def _llama4s() -> list[KnownModel]:
+    """The text part. A shared expert beside the routed one."""
+    base = replace(
+        _LLAMA3,
+        num_experts=16,
+        top_k=1,
+        expert_ffn_size=8192,
+        shared_ffn_size=8192,
+        router_score="sigmoid",
+        renormalize=False,
+        max_seq_len=1_048_576,
+    )
+    dims = (48, 5120, 40, 8, 16_384, 202_048)
+    large = replace(base, num_experts=128, first_moe_layer=1, moe_every=2)
+    source = "pytorch/torchtitan v0.2.2 torchtitan/models/llama4; NVIDIA/NeMo llama.py"
+    return [
+        *_family(base, source, [("Llama4-Scout-17B-16E", 109.0, dims)]),
+        *_family(large, source, [("Llama4-Maverick-17B-128E", 400.0, dims)]),
+    ]
+
+
 def _mistrals() -> list[KnownModel]:
     experts = replace(_LLAMA, num_experts=8, top_k=2, rope_theta=1_000_000.0, max_seq_len=32_768)
     return _family(
@@ -424,5 +445,5 @@ def _latent() -> list[KnownModel]:
 
 def build_catalogue() -> list[KnownModel]:
     """Every model there is, in the order of the families."""
-    families = (_llamas, _mistrals, _qwens, _qwen3s, _chinese, _plain_ffn, _nemotrons, _large_moes)
+    families = (_llamas, _llama4s, _mistrals, _qwens, _qwen3s, _chinese, _plain_ffn, _nemotrons, _large_moes)
     return [model for family in families for model in family()]
