@@ -2,8 +2,7 @@
 
 from isthmus.errors import InputError
 from isthmus.planner.formats.foreign import Bounds
-from isthmus.planner.layout import Layout
-from isthmus.planner.plan import PipelinePlan, Plan, SitePlan, StagePlan
+from isthmus.planner.plan import PipelinePlan, Plan, SitePlan
 
 
 def pick_pipeline(plan: Plan, site: str | None) -> PipelinePlan:
@@ -67,8 +66,18 @@ def stage_bounds(pipeline: PipelinePlan) -> Bounds:
     return bounds
 
 
-def layers_recomputed(stage: StagePlan, layout: Layout) -> int:
-    """Layers of a stage; where none is counted but the layout says full, all of them."""
-    if layout.recompute != "full":
-        return 0
-    return stage.recompute_layers or stage.num_layers
+def recompute_needs(pipeline: PipelinePlan) -> list[int]:
+    """Layers of each stage to be computed again in full; all where the layout says so and none is counted."""
+    counts = [stage.recompute_layers for stage in pipeline.stages]
+    if pipeline.layout.recompute == "full" and not any(counts):
+        return [stage.num_layers for stage in pipeline.stages]
+    return counts
+
+
+def recompute_loss(pipeline: PipelinePlan, gets: list[int]) -> list[str]:
+    """What of the plan's recompute is lost where the stages get `gets`."""
+    needs = recompute_needs(pipeline)
+    lost = [] if gets == needs else [f"recompute by stage {needs}; the stages recompute {gets}"]
+    if any(needs) and pipeline.layout.recompute == "selective":
+        lost.append("selective recompute of the layers that are not recomputed in full")
+    return lost

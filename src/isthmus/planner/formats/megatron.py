@@ -3,7 +3,7 @@
 import shlex
 
 from isthmus.errors import InputError
-from isthmus.planner.formats.export import layers_recomputed, stage_bounds
+from isthmus.planner.formats.export import recompute_loss, recompute_needs, stage_bounds
 from isthmus.planner.formats.foreign import Bounds, chunk_sizes
 from isthmus.planner.formats.notation import FREQ, LAYOUT, write_freq, write_layout
 from isthmus.planner.layout import Layout
@@ -164,10 +164,9 @@ def _step_options(layout: Layout, run: RunSpec) -> list[Option]:
 
 def recompute_options(pipeline: PipelinePlan, bounds: Bounds) -> list[Option]:
     """One number for all stages, of each chunk: the smallest that gives every stage what it needs."""
-    if pipeline.layout.recompute == "selective":
-        return [("--recompute-granularity", "selective")]
-    if pipeline.layout.recompute == "none":
-        return []
+    if not any(recompute_needs(pipeline)):
+        is_selective = pipeline.layout.recompute == "selective"
+        return [("--recompute-granularity", "selective")] if is_selective else []
     return [
         ("--recompute-granularity", "full"),
         ("--recompute-method", "block"),
@@ -176,8 +175,7 @@ def recompute_options(pipeline: PipelinePlan, bounds: Bounds) -> list[Option]:
 
 
 def _block_layers(pipeline: PipelinePlan, bounds: Bounds) -> int:
-    needs = [layers_recomputed(stage, pipeline.layout) for stage in pipeline.stages]
-    count = 0
+    needs, count = recompute_needs(pipeline), 0
     while any(block_recompute(chunks, count) < need for chunks, need in zip(bounds, needs, strict=True)):
         count += 1
     return count
@@ -190,15 +188,8 @@ def block_recompute(chunks: list[tuple[int, int]], per_chunk: int) -> int:
 
 def losses(pipeline: PipelinePlan, model: ModelSpec, bounds: Bounds) -> list[str]:
     """What of model and plan the arguments do not say, in words."""
-    found: list[str] = []
-    if pipeline.layout.recompute == "full":
-        needs = [layers_recomputed(stage, pipeline.layout) for stage in pipeline.stages]
-        count = _block_layers(pipeline, bounds)
-        gets = [block_recompute(chunks, count) for chunks in bounds]
-        if needs != gets:
-            found.append(
-                f"recompute by stage {needs}; Megatron-LM has one number, so the stages recompute {gets}"
-            )
+    count = _block_layers(pipeline, bounds)
+    found = recompute_loss(pipeline, [block_recompute(chunks, count) for chunks in bounds])
     if model.gate_norm:
         found.append("model.gate_norm")
     if model.qk_norm == "all":

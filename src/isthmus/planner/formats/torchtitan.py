@@ -2,7 +2,7 @@
 that reads TOML: its main branch configures by Python since February 2026."""
 
 from isthmus.errors import InputError
-from isthmus.planner.formats.export import layers_recomputed, stage_bounds
+from isthmus.planner.formats.export import recompute_loss, recompute_needs, stage_bounds
 from isthmus.planner.formats.flavors import flavor_of
 from isthmus.planner.formats.foreign import Bounds
 from isthmus.planner.layout import Layout
@@ -99,18 +99,16 @@ def model_parts(bounds: Bounds) -> list[list[str]]:
 
 def _checkpointing(pipeline: PipelinePlan, bounds: Bounds) -> tuple[dict[str, Value], list[str]]:
     """torchtitan recomputes every k-th layer of all stages: the largest k that gives each what it needs."""
-    if pipeline.layout.recompute == "none":
-        return {"mode": "none"}, []
-    if pipeline.layout.recompute == "selective":
-        return {"mode": "selective", "selective_ac_option": "op"}, []
-    needs = [layers_recomputed(stage, pipeline.layout) for stage in pipeline.stages]
+    needs = recompute_needs(pipeline)
+    if not any(needs):
+        is_selective = pipeline.layout.recompute == "selective"
+        return ({"mode": "selective", "selective_ac_option": "op"} if is_selective else {"mode": "none"}), []
     sizes = [sum(end - first for first, end in chunks) for chunks in bounds]
-    every = max(sizes, default=1)
+    every = max(sizes)
     while every > 1 and any(size // every < need for size, need in zip(sizes, needs, strict=True)):
         every -= 1
-    gets = [size // max(1, every) for size in sizes]
-    lost = [] if gets == needs else [f"recompute by stage {needs}; the stages recompute {gets}"]
-    if every <= 1:
+    lost = recompute_loss(pipeline, [size // every for size in sizes])
+    if every == 1:
         return {"mode": "full"}, lost
     return {"mode": "selective", "selective_ac_option": str(every)}, lost
 
