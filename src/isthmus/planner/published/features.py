@@ -10,11 +10,10 @@ import msgspec
 import numpy as np
 
 from isthmus.planner.cost.factors import COMPONENTS, Factors
-from isthmus.planner.cost.ideal import DENSE, MOE, Setting, ideal_passes
+from isthmus.planner.cost.ideal import Setting, ideal_passes
 from isthmus.planner.cost.memory import (
     BlockParams,
     embedding_params,
-    expert_replicas,
     head_params,
     layer_params,
 )
