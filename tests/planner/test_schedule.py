@@ -93,7 +93,7 @@ def order(pipeline: Pipeline, s: int) -> list[Key]:
     ahead = p - 1 - s if v == 1 else 2 * (p - 1 - s) + (v - 1) * p
     done, rest = forwards[:ahead], forwards[ahead:]
     for i, backward in enumerate(backwards):
-        done += rest[i : i + 1] + [backward]
+        done += [*rest[i : i + 1], backward]
     if pipeline.schedule != "zero-bubble":
         return done
     for i in range(m):
@@ -103,59 +103,66 @@ def order(pipeline: Pipeline, s: int) -> list[Key]:
     return done
 
 
-def reference(pipeline: Pipeline) -> dict[Key, tuple[float, float]]:
-    """Start and end of each operation: sweep over all until nothing moves, from the definition."""
-    p, v = np.shape(pipeline.forward_SV)
-    orders = [order(pipeline, s) for s in range(p)]
-    zero = pipeline.schedule == "zero-bubble"
+class Reference:
+    """Start and end of each operation: sweeps over all until nothing moves, from the definition."""
 
-    def lasts(key: Key) -> float:
-        kind, s, c, _ = key
-        weight = np.asarray(pipeline.weight_SV)[s, c] if zero else 0.0
-        backward = np.asarray(pipeline.backward_SV)[s, c] - weight + np.asarray(pipeline.recompute_SV)[s, c]
-        seconds = {"forward": np.asarray(pipeline.forward_SV)[s, c], "backward": backward, "weight": weight}
-        return float(seconds[kind] * np.asarray(pipeline.slowdown_S)[s])
+    def __init__(self, pipeline: Pipeline) -> None:
+        self.pipeline, self.shape = pipeline, np.shape(pipeline.forward_SV)
+        self.orders = [order(pipeline, s) for s in range(self.shape[0])]
+        self.starts = {key: 0.0 for keys in self.orders for key in keys}
+        self.ends = dict(self.starts)
+        old = None
+        while self.ends != old:
+            old = dict(self.ends)
+            self.sweep()
 
-    def arrival(key: Key) -> float:
-        """Of its message at the neighbour: after all earlier ones of the line, in the order of their ends."""
-        kind, s, _, _ = key
-        line = s if kind == "forward" else (s - 1) % p
-        last = ("forward", p - 1, v - 1) if kind == "forward" else ("backward", 0, 0)
-        free = 0.0
-        for each in orders[s]:
-            if each[0] == kind and each[:3] != last:
-                free = max(free, ends[each]) + np.asarray(pipeline.send_S)[line]
-                if each == key:
-                    return free + np.asarray(pipeline.latency_S)[line]
-        raise AssertionError(key)
-
-    def source(key: Key) -> float:
-        kind, s, c, i = key
-        if kind == "weight" or (kind == "forward" and s == c == 0):
-            return 0.0
-        step = 1 if kind == "backward" else -1
-        at = c * p + s + step
-        if at == p * v:
-            return ends["forward", s, c, i]
-        before = (kind, at % p, at // p, i)
-        return ends[before] if p == 1 else arrival(before)
-
-    ends = {key: 0.0 for keys in orders for key in keys}
-    starts: dict[Key, float] = {}
-    while True:
-        old = dict(ends)
-        for keys in orders:
+    def sweep(self) -> None:
+        for keys in self.orders:
             free = 0.0
             for key in keys:
-                starts[key] = max(free, source(key))
-                ends[key] = free = starts[key] + lasts(key)
-        if ends == old:
-            return {key: (starts[key], ends[key]) for key in ends}
+                self.starts[key] = max(free, self.source(key))
+                self.ends[key] = free = self.starts[key] + self.lasts(key)
+
+    def lasts(self, key: Key) -> float:
+        kind, s, c, _ = key
+
+        def of(name: str) -> float:
+            return float(np.asarray(getattr(self.pipeline, name))[s, c])
+
+        weight = of("weight_SV") if self.pipeline.schedule == "zero-bubble" else 0.0
+        backward = of("backward_SV") - weight + of("recompute_SV")
+        seconds = {"forward": of("forward_SV"), "backward": backward, "weight": weight}[kind]
+        return seconds * float(np.asarray(self.pipeline.slowdown_S)[s])
+
+    def source(self, key: Key) -> float:
+        """When its input is there."""
+        (kind, s, c, i), (p, v) = key, self.shape
+        if kind == "weight" or (kind == "forward" and s == c == 0):
+            return 0.0
+        at = c * p + s + (1 if kind == "backward" else -1)
+        if at == p * v:
+            return self.ends["forward", s, c, i]
+        before = (kind, at % p, at // p, i)
+        return self.ends[before] if p == 1 else self.arrival(before)
+
+    def arrival(self, key: Key) -> float:
+        """Of its message at the neighbour: after all earlier ones of the line."""
+        (kind, s, _, _), (p, v) = key, self.shape
+        line = s if kind == "forward" else (s - 1) % p
+        silent = ("forward", p - 1, v - 1) if kind == "forward" else ("backward", 0, 0)
+        free = 0.0
+        for each in self.orders[s]:
+            if each[0] == kind and each[:3] != silent:
+                free = max(free, self.ends[each]) + np.asarray(self.pipeline.send_S)[line]
+                if each == key:
+                    break
+        return free + np.asarray(self.pipeline.latency_S)[line]
 
 
 @given(pipelines())
 def test_equal_to_the_reference(pipeline):
-    expected = reference(pipeline)
+    slow = Reference(pipeline)
+    expected = {key: (slow.starts[key], end) for key, end in slow.ends.items()}
     line = simulate(pipeline)
     merged: dict[Key, tuple[float, float]] = {}
     began = None
@@ -205,6 +212,15 @@ def test_longer_durations_never_make_a_step_shorter(pipeline, seed):
         more = given_ + random.integers(0, 4, given_.shape) * (random.random(given_.shape) < 0.4)
         fields = {key: getattr(pipeline, key) for key in Pipeline.__slots__}
         assert makespan(Pipeline(**{**fields, name: more})) >= span
+
+
+@given(st.lists(st.integers(1, 50), min_size=1, max_size=8), st.integers(1, 20), st.integers(1, 3))
+def test_the_closed_form_of_1f1b_is_never_too_low(forward_S, m, ratio):
+    """sum + (m - 1) max bounds the step from above where backward is as many forwards on every stage."""
+    forward_S = np.array(forward_S, float)
+    pipeline = Pipeline(forward_SV=forward_S, backward_SV=ratio * forward_S, micro_batches=m)
+    seconds_S = (1 + ratio) * forward_S
+    assert makespan(pipeline) <= seconds_S.sum() + (m - 1) * seconds_S.max()
 
 
 def test_halves_of_backward_are_even_unless_given():
