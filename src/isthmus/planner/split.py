@@ -37,7 +37,11 @@ their rounding, and in full where costs are whole numbers below 2^53.)
 alike: stage s takes the same places of each round, so chunk r of stage s holds layers r L / v + a <= i <
 r L / v + b, and k counts the recomputed layers of each chunk. Within this family the answer is the exact
 best of T; unlike rounds are not tried. Layers of a stage count as many micro-batches in flight as its chunks
-do on average, which is exact if the layers are alike. Also T itself is a closed form: simulate what matters.
+do on average, which is exact if the layers are alike.
+
+**What T leaves out.** It is the exact time of alike stages. Of unlike ones 1F1B takes at most T, where nothing
+is sent and backward takes the same multiple of forward on each; the other schedules may take more or less, so
+the best few plans are worth a simulation (`schedule.makespan`).
 """
 
 from dataclasses import dataclass
