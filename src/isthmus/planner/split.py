@@ -39,9 +39,9 @@ r L / v + b, and k counts the recomputed layers of each chunk. Within this famil
 best of T; unlike rounds are not tried. Layers of a stage count as many micro-batches in flight as its chunks
 do on average, which is exact if the layers are alike.
 
-**What T leaves out.** It is the exact time of alike stages. Of unlike ones 1F1B takes at most T, where nothing
-is sent and backward takes the same multiple of forward on each; the other schedules may take more or less, so
-the best few plans are worth a simulation (`schedule.makespan`).
+**What T leaves out.** It is the exact time of alike stages. Unlike ones take at most T with 1F1B, if nothing
+is sent and backward takes the same multiple of forward on each; otherwise they may take more or less, so the
+best few plans are worth a simulation (`schedule.makespan`).
 """
 
 from dataclasses import dataclass
