@@ -58,6 +58,7 @@ TARGETS = {
     "upcycle.gain": Target(">=", 0),
     "upcycle.logits": Target("<=", 1e-4),
     "upcycle.similarity_fall": Target(">=", 0.01),
+    "planner.optimality": Target("==", 0),
 }
 """By id; the pattern of the shell, `?` for one character."""
 

@@ -1,0 +1,15 @@
+"""`isthmus bench planner`: what the planner predicts, finds and leaves on the table."""
+
+from collections.abc import Callable
+
+from isthmus_bench.document import Result
+from isthmus_bench.planner import optimality
+
+Family = Callable[[bool], list[Result]]
+
+FAMILIES: tuple[Family, ...] = (optimality.run,)
+
+
+def run(quick: bool) -> list[Result]:
+    """All `planner.*` rows."""
+    return [result for family in FAMILIES for result in family(quick)]
