@@ -132,6 +132,8 @@ def _problems(job: Job) -> Iterator[tuple[str, str, str]]:
         names = (*names, "checkpoint_pause_s", "checkpoint_durable_s")
         yield from _negative(where, {name: getattr(site, name) for name in names})
         yield from _negative(where, msgspec.structs.asdict(site.line))
+        if job.mode == "none" and site.line.transfer_s > site.step_s:
+            yield where, "its line takes longer than the step that contains it", "mode none: of each step"
         if site.line.slow_factor < 1:
             yield where, f"slow_factor of {site.line.slow_factor}", "a slow line takes longer: 1 or more"
 

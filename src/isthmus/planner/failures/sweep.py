@@ -83,10 +83,11 @@ def advise(job: Job, horizon: Horizon) -> Advice:
     recovery_s = max(site.recovery_s for site in job.sites)
     is_weighed = job.mode == "none" and pause_s > 0
     daly_s = daly_interval_s(pause_s, job.mtbf_s) if is_weighed else None
-    around = sweep(job, "checkpoint", horizon, [daly_s * factor for factor in FACTORS]) if daly_s else []
+    around = sweep(job, "checkpoint", horizon, _around(job, daly_s)) if daly_s else []
     formula = None
     if job.mode == "none" and job.checkpoint_every_s:
-        formula = expected_goodput(job.checkpoint_every_s, pause_s, recovery_s, job.mtbf_s)
+        every_s = max(job.checkpoint_every_s, _durable_s(job))
+        formula = expected_goodput(every_s, pause_s, recovery_s, job.mtbf_s)
     return Advice(
         checkpoint_daly_s=daly_s,
         checkpoint_best_s=max(around, key=lambda point: point.goodput).value if around else None,
@@ -132,13 +133,22 @@ def mean_node_mtbf_s(job: Job) -> float:
     return sum(site.nodes for site in job.sites) * job.mtbf_s
 
 
+def _durable_s(job: Job) -> float:
+    return max(site.checkpoint_durable_s for site in job.sites)
+
+
+def _around(job: Job, middle_s: float) -> list[float]:
+    """Intervals; none shorter than the writing of a checkpoint."""
+    return sorted({max(_durable_s(job), middle_s * factor) for factor in FACTORS})
+
+
 def _values(job: Job, quantity: Quantity) -> list[float]:
     if quantity == "mtbf":
         return [mean_node_mtbf_s(job) * factor for factor in FACTORS]
     if quantity == "checkpoint":
         pause_s = max(site.checkpoint_pause_s for site in job.sites)
         middle_s = daly_interval_s(pause_s, job.mtbf_s) if pause_s else job.checkpoint_every_s or 600.0
-        return [middle_s * factor for factor in FACTORS]
+        return _around(job, middle_s)
     present = max(site.spares for site in job.sites)
     return [float(spares) for spares in sorted({*range(9), 12, 16, 24, 32, present})]
 

@@ -17,7 +17,7 @@ LINK = "link"
 SITES = "other sites"
 SERVER = "server"
 CAUSES = (LOST, DETECT, RESTART, SPARE, SHRUNK, CHECKPOINT, LINK, SITES, SERVER)
-"""Where seconds go that train nothing that stays. `fewer nodes`: time, less what the other nodes did in it."""
+"""Where seconds go that train nothing that stays. `fewer nodes`: what the missing ones would have done."""
 ALL = (USEFUL, *CAUSES)
 
 SERVER_POOL = -1
@@ -82,7 +82,7 @@ class Unit:
         self, pools: Sequence[Pool], strikes: Sequence[Strike], times: Times, end: int, shrink: bool
     ):
         self.pools, self.now, self.end = pools, 0, end
-        self.spent = dict.fromkeys(ALL, 0)
+        self.spent: dict[str, int] = dict.fromkeys(ALL, 0)
         self.outages: list[tuple[int, int]] = []
         self.speed = 1.0
         self._strikes, self._at, self._times, self._shrink = strikes, 0, times, shrink
@@ -140,19 +140,18 @@ class Unit:
         useful = work if self.speed == 1 else round(work * self.speed)
         self._pending += useful
         self.now += stop - start
-        for cause, length in (
-            (USEFUL, useful),
-            (SHRUNK, work - useful),
-            (LINK, stretch),
-            (CHECKPOINT, pause),
-        ):
-            self.spent[cause] += length
+        self._book(useful, work - useful, stretch, pause)
 
     def _add(self, cycle: Cycle, useful: int, times: int) -> None:
         self.now += cycle.length * times
         parts = (useful, cycle.work - useful, cycle.stretch, cycle.pause)
-        for cause, length in zip((USEFUL, SHRUNK, LINK, CHECKPOINT), parts, strict=True):
-            self.spent[cause] += length * times
+        self._book(*(part * times for part in parts))
+
+    def _book(self, useful: int, shrunk: int, stretch: int, pause: int) -> None:
+        self.spent[USEFUL] += useful
+        self.spent[SHRUNK] += shrunk
+        self.spent[LINK] += stretch
+        self.spent[CHECKPOINT] += pause
 
     def _commit(self) -> None:
         self._pending, self._young = 0, self._pending
@@ -173,7 +172,7 @@ class Unit:
         return self._stand(self.now + self._times.server, SERVER)
 
     def _stand(self, until: int, cause: str) -> bool:
-        """False if a node failed before then; the clock is at its failure. Servers that fail make no difference."""
+        """False if a node failed before then; the clock is at its failure. A server's failure adds nothing."""
         until = min(until, self.end)
         while self._next_strike() < until:
             strike = self._strikes[self._at]
