@@ -99,13 +99,14 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
         """Of all nodes together: from one failure to the next."""
         return 1 / sum(site.failures_per_s for site in self.sites)
 
-    def site(self, name: str) -> SiteJob:
-        """Raises InputError if there is none of that name."""
-        for site in self.sites:
-            if site.name == name:
-                return site
-        known = ", ".join(site.name for site in self.sites)
-        raise InputError(f"there is no site '{name}'", hint=f"the sites are {known}")
+    @property
+    def interval_s(self) -> float:
+        """From one checkpoint to the next: whole steps, and no less than it takes to write one; 0: none."""
+        if not self.checkpoint_every_s:
+            return 0.0
+        step_s = max(site.step_s for site in self.sites)
+        least_s = max(self.checkpoint_every_s, *(site.checkpoint_durable_s for site in self.sites))
+        return math.ceil(least_s / step_s - 1e-9) * step_s
 
 
 def check_job(job: Job) -> None:

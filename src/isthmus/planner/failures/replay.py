@@ -1,7 +1,6 @@
 """(job, days, seed) -> what failures leave of its tokens, second by second. Pure."""
 
 from collections.abc import Sequence
-from math import ceil
 
 import msgspec
 
@@ -14,6 +13,8 @@ from isthmus.planner.failures.unit import ALL, SERVER_POOL, USEFUL, Pool, Strike
 DAY_S = 86_400.0
 MAX_FAILURES = 2_000_000
 """Expected in one replay; some ten seconds."""
+MAX_OUTAGES = 10_000
+"""Kept of a replay, for a picture."""
 
 
 class Outage(msgspec.Struct, frozen=True, kw_only=True):
@@ -50,6 +51,7 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True):
     """The sites' seconds, each weighted by its part in the rate of tokens."""
     sites: list[SiteOutcome]
     outages: list[Outage]
+    """By site in order of time; the first `MAX_OUTAGES`."""
 
 
 def replay(job: Job, days: float, seed: int = 0) -> Outcome:
@@ -105,13 +107,11 @@ def _unit(job: Job, sites: Sequence[SiteJob], seed: int, days: float, server: li
 def _pace(job: Job, sites: Sequence[SiteJob], seed: int, days: float) -> Pace:
     step_s = max(site.step_s for site in sites)
     pause_s = max(site.checkpoint_pause_s for site in sites)
-    durable_s = max(site.checkpoint_durable_s for site in sites)
-    every_s = max(job.checkpoint_every_s, durable_s) if job.checkpoint_every_s else 0.0
     if job.mode == "none":
-        work, pause = micros(_whole(every_s, step_s)) if every_s else NEVER, micros(pause_s)
+        work, pause = micros(job.interval_s) if job.interval_s else NEVER, micros(pause_s)
     else:
-        steps = window_steps(job, sites[0])
-        work, pause = micros(steps * step_s), micros(pause_s * steps * step_s / every_s) if every_s else 0
+        window_s = window_steps(job, sites[0]) * step_s
+        work, pause = micros(window_s), micros(pause_s * window_s / job.interval_s) if job.interval_s else 0
     return Pace(
         step=max(1, micros(step_s)),
         work=max(1, work),
@@ -120,11 +120,6 @@ def _pace(job: Job, sites: Sequence[SiteJob], seed: int, days: float) -> Pace:
         is_inside=job.mode == "none",
         overlap=None if job.overlap_s is None else micros(job.overlap_s),
     )
-
-
-def _whole(length_s: float, step_s: float) -> float:
-    """Checkpoints are taken between steps, at the first that is due."""
-    return ceil(length_s / step_s - 1e-9) * step_s
 
 
 def window_steps(job: Job, site: SiteJob) -> int:
@@ -209,4 +204,4 @@ def _outages(job: Job, units: Sequence[Unit]) -> list[Outage]:
         Outage(site=name, start_s=start / 1e6, end_s=end / 1e6)
         for name, unit in zip(names, units, strict=True)
         for start, end in unit.outages
-    ]
+    ][:MAX_OUTAGES]

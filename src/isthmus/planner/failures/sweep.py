@@ -85,12 +85,13 @@ def advise(job: Job, horizon: Horizon) -> Advice:
     daly_s = daly_interval_s(pause_s, job.mtbf_s) if is_weighed else None
     around = sweep(job, "checkpoint", horizon, _around(job, daly_s)) if daly_s else []
     formula = None
-    if job.mode == "none" and job.checkpoint_every_s:
-        every_s = max(job.checkpoint_every_s, _durable_s(job))
-        formula = expected_goodput(every_s, pause_s, recovery_s, job.mtbf_s)
+    if job.mode == "none" and job.interval_s:
+        formula = expected_goodput(job.interval_s, pause_s, recovery_s, job.mtbf_s)
     return Advice(
         checkpoint_daly_s=daly_s,
-        checkpoint_best_s=max(around, key=lambda point: point.goodput).value if around else None,
+        checkpoint_best_s=max(around, key=lambda point: (point.goodput, point.value)).value
+        if around
+        else None,
         goodput_formula=formula,
         spares=enough_spares(job, horizon, attainable),
         goodput_attainable=attainable,
@@ -133,13 +134,9 @@ def mean_node_mtbf_s(job: Job) -> float:
     return sum(site.nodes for site in job.sites) * job.mtbf_s
 
 
-def _durable_s(job: Job) -> float:
-    return max(site.checkpoint_durable_s for site in job.sites)
-
-
 def _around(job: Job, middle_s: float) -> list[float]:
-    """Intervals; none shorter than the writing of a checkpoint."""
-    return sorted({max(_durable_s(job), middle_s * factor) for factor in FACTORS})
+    """Intervals that can be kept: whole steps, none shorter than the writing of a checkpoint."""
+    return sorted({with_checkpoint(job, middle_s * factor).interval_s for factor in FACTORS})
 
 
 def _values(job: Job, quantity: Quantity) -> list[float]:

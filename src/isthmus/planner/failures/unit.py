@@ -172,7 +172,7 @@ class Unit:
         return self._stand(self.now + self._times.server, SERVER)
 
     def _stand(self, until: int, cause: str) -> bool:
-        """False if a node failed before then; the clock is at its failure. A server's failure adds nothing."""
+        """False if a node failed before then; the clock is at its failure. Servers are not looked at."""
         until = min(until, self.end)
         while self._next_strike() < until:
             strike = self._strikes[self._at]
