@@ -51,8 +51,8 @@ def chart(found: Simulated) -> str:
         lanes = list(dict.fromkeys(outage.site for outage in first.outages)) or ["no outage"]
         bars = [
             Bar(
-                start=outage.start_s,
-                end=outage.end_s,
+                start=outage.start_s / DAY_S,
+                end=outage.end_s / DAY_S,
                 title=f"{outage.site}: {text.duration(outage.end_s - outage.start_s)}",
                 kind="bad",
                 lane=lanes.index(outage.site),
@@ -60,7 +60,7 @@ def chart(found: Simulated) -> str:
             for outage in first.outages
         ]
         title = f"Outages in {first.days:g} days, goodput {text.percent(first.goodput)}"
-        return lane_sheet(title, lanes, bars, Axis(show=text.duration, high=first.days * DAY_S, time=True))
+        return lane_sheet(title, lanes, bars, Axis(show=lambda day: f"{day:g} d", high=first.days))
     is_log = found.quantity != "spares"
     across = (lambda value: math.log2(value)) if is_log else (lambda value: value)
     points = [(across(point.value), 100 * point.goodput) for point in found.points]

@@ -90,7 +90,7 @@ def derive_job(  # noqa: PLR0913 (the files, and what they leave open)
                 replica_nodes=replica,
                 detect_s=assume.detect,
                 restart_s=assume.restart,
-                read_s=part_s if mode == "none" else site.transfer_s,
+                read_s=part_s,
                 repair_s=assume.repair,
                 checkpoint_pause_s=state_bytes / replica / assume.copy.bytes_per_s,
                 checkpoint_durable_s=part_s,

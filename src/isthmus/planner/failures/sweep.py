@@ -89,13 +89,16 @@ def advise(job: Job, horizon: Horizon) -> Advice:
         formula = expected_goodput(job.interval_s, pause_s, recovery_s, job.mtbf_s)
     return Advice(
         checkpoint_daly_s=daly_s,
-        checkpoint_best_s=max(around, key=lambda point: (point.goodput, point.value)).value
-        if around
-        else None,
+        checkpoint_best_s=max(around, key=_merit).value if around else None,
         goodput_formula=formula,
         spares=enough_spares(job, horizon, attainable),
         goodput_attainable=attainable,
     )
+
+
+def _merit(point: Point) -> tuple[float, float]:
+    """Of those that are equal, the rarest."""
+    return point.goodput, point.value
 
 
 def enough_spares(job: Job, horizon: Horizon, attainable: float) -> int:
