@@ -11,8 +11,8 @@ from isthmus.planner.failures.pace import NEVER, Line, Pace, line_of, micros
 from isthmus.planner.failures.unit import ALL, SERVER_POOL, USEFUL, Pool, Strike, Times, Unit
 
 DAY_S = 86_400.0
-MAX_FAILURES = 2_000_000
-"""Expected in one replay; some ten seconds."""
+MAX_FAILURES = 500_000
+"""Expected in one replay; some twenty seconds."""
 MAX_OUTAGES = 10_000
 """Kept of a replay, for a picture."""
 
