@@ -127,8 +127,8 @@ def _problems(job: Job) -> Iterator[tuple[str, str, str]]:
         if site.nodes < 1 or site.replica_nodes < 1:
             yield where, "it has no nodes", "at least 1"
         for name in ("mtbf_s", "step_s", "step_tokens"):
-            if not getattr(site, name) > 0:
-                yield where, f"{name} of {getattr(site, name)}", "it must be above 0"
+            if not 0 < getattr(site, name) < math.inf:
+                yield where, f"{name} of {getattr(site, name)}", "above 0, and finite"
         names = ("spares", "detect_s", "restart_s", "read_s", "repair_s")
         names = (*names, "checkpoint_pause_s", "checkpoint_durable_s")
         yield from _negative(where, {name: getattr(site, name) for name in names})

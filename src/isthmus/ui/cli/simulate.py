@@ -1,5 +1,6 @@
 """`isthmus simulate`."""
 
+import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
@@ -82,7 +83,7 @@ def simulate(  # noqa: PLR0913 (one for each option)
     found = _run(job, assumed, Horizon(days=days, seed=seed, repeat=repeat), sweep)
     if out:
         _write(out, chart(found))
-    print(msgspec.json.encode(found).decode() if json_ else describe(found))
+    print(msgspec.json.encode(found, enc_hook=float).decode() if json_ else describe(found))
 
 
 def _run(job: Job, assumed: Assumptions, horizon: Horizon, swept: Any) -> Simulated:
@@ -115,7 +116,7 @@ def _job(
 
 
 def _made(fleet: FleetSpec, run: RunSpec, step_s: dict[str, float]) -> Plan:
-    if any(not value > 0 for value in step_s.values()):
+    if 0 in step_s.values():
         raise InputError("a step of no time", where="--step-s", hint="give seconds above 0")
     return make_plan(fleet, run, step_s)
 
@@ -145,8 +146,9 @@ def _by_site(
         except ValueError:
             hint = f"write for example {option} 2, or {option} {next(iter(fleet.sites))}=2"
             raise InputError(f"'{value}' is not a number", where=f"{option} {text}", hint=hint) from None
-        if number < 0:
-            raise InputError(f"{number} is negative", where=f"{option} {text}", hint="0 or more")
+        if not 0 <= number < math.inf:
+            hint = "0 or more, and finite"
+            raise InputError(f"{value} is negative or no number", where=f"{option} {text}", hint=hint)
         found |= dict.fromkeys([site] if equals else fleet.sites, number)
     return found
 
