@@ -75,6 +75,15 @@ def test_every_second_is_accounted_for(of, seed):
     assert all(0 <= each.start_s <= each.end_s <= 2 * DAY_S for each in outcome.outages)
 
 
+@settings(max_examples=30, deadline=None)
+@given(JOBS, st.integers(0, 100))
+def test_rounds_at_once_are_as_one_by_one(of, seed):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("isthmus.planner.failures.replay._repeat", lambda units, paces: None)
+        singly = replay(of, 1.0, seed)
+    assert replay(of, 1.0, seed) == singly
+
+
 @settings(max_examples=20, deadline=None)
 @given(JOBS, st.integers(0, 100))
 def test_the_same_seed_gives_the_same_outcome(of, seed):

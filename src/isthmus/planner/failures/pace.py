@@ -65,9 +65,13 @@ class Line(msgspec.Struct, frozen=True, kw_only=True):
         return now + math.ceil(left)
 
     def quiet_until(self, now: int) -> int:
-        """Transfers that begin before then are not slowed."""
+        """Transfers that begin until then take as long as one that begins now; `now` if that is not known."""
         past = bisect.bisect_right(self.ends, now)
-        return max(now, self.starts[past] - self.transfer) if past < len(self.starts) else NEVER
+        if past == len(self.starts):
+            return NEVER
+        if self.starts[past] > now:
+            return max(now, self.starts[past] - self.transfer)
+        return max(now, self.ends[past] - math.ceil(self.transfer * self.factor) - 1)
 
 
 class Pace(msgspec.Struct, frozen=True, kw_only=True):

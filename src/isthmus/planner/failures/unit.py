@@ -90,9 +90,11 @@ class Unit:
 
     @property
     def next_event(self) -> int:
-        """Nothing changes before it."""
-        strike = self._strikes[self._at].at if self._at < len(self._strikes) else NEVER
-        return min(strike, self._next_back()) if self.speed < 1 else strike
+        """Nothing changes before it: the next failure, or a node that is back."""
+        if self.speed == 1:
+            return self._next_strike()
+        is_due = self._attainable() > self.speed  # came back while the unit stood
+        return self.now if is_due else min(self._next_strike(), self._next_back())
 
     def repeat(self, cycle: Cycle, times: int) -> None:
         """So many cycles that nothing disturbs."""
