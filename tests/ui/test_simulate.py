@@ -123,3 +123,14 @@ def test_a_file_that_is_no_plan(files, tmp_path, capsys):
     plan.write_text('{"sites": 3}')
     assert main(["simulate", *files, "--step-s", "2", "--plan", str(plan)]) == 2
     assert "not a plan" in capsys.readouterr().err
+
+
+def test_a_site_that_may_shrink_stands_less(files, capsys):
+    words = ["simulate", *files, "--step-s", "2", "--json"]
+    told = []
+    for more in ([], ["--shrink"]):
+        assert main([*words, *more]) == 0
+        told.append(json.loads(capsys.readouterr().out)["outcomes"][0])
+    assert told[1]["goodput"] > told[0]["goodput"]
+    assert told[1]["spent_s"]["no spare"] < told[0]["spent_s"]["no spare"]
+    assert told[1]["spent_s"]["fewer nodes"] > told[0]["spent_s"]["fewer nodes"] == 0

@@ -51,7 +51,7 @@ class Assumptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     """Nodes of one replica, where the plan has no layout: they stop together where sites may shrink."""
 
 
-def derive_job(  # noqa: PLR0913 (the files, and what they leave open)
+def derive_job(
     plan: Plan,
     fleet: FleetSpec,
     run: RunSpec,
@@ -59,7 +59,6 @@ def derive_job(  # noqa: PLR0913 (the files, and what they leave open)
     assume: Assumptions | None = None,
     step_s: Mapping[str, float] | None = None,
     spares: Mapping[str, int] | None = None,
-    shrink: bool = False,
 ) -> Job:
     """The job that `plan` runs.
 
@@ -103,7 +102,6 @@ def derive_job(  # noqa: PLR0913 (the files, and what they leave open)
         checkpoint_every_s=run.train.checkpoint_every,
         inner_steps=plan.inner_steps,
         overlap_s=_overlap_s(plan, sites),
-        shrink=shrink,
         server_mtbf_s=0.0 if mode == "none" else assume.server_mtbf,
         takeover_s=assume.takeover,
         reserve_s=run.outer.outage_reserve if mode == "elastic" else 0.0,

@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal, TypeVar
 
 import msgspec
 from cyclopts import Parameter
+from msgspec.structs import replace
 
 from isthmus.errors import InputError, NotFoundError, StorageError
 from isthmus.planner.failures.derive import Assumptions, derive_job
@@ -111,8 +112,8 @@ def _job(
     spares = _by_site("--spares", options[1], fleet, int)
     assumed = _assumptions(options[2])
     plan = _read(plan_path) if plan_path else _made(fleet, run, step_s)
-    job = derive_job(plan, fleet, run, assume=assumed, step_s=step_s, spares=spares, shrink=shrink)
-    return job, assumed
+    job = derive_job(plan, fleet, run, assume=assumed, step_s=step_s, spares=spares)
+    return replace(job, shrink=shrink), assumed
 
 
 def _made(fleet: FleetSpec, run: RunSpec, step_s: dict[str, float]) -> Plan:
