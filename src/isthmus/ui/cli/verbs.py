@@ -47,5 +47,11 @@ VERBS = (
     Verb("export", "export:export", "Write a run's model for Hugging Face transformers.", READ),
     Verb("data", "data:app", "Prepare and inspect training data.", SET_UP),
     Verb("bench", "bench:bench", "Run a benchmark and print its figures beside their targets.", MEASURE),
+    Verb(
+        "simulate",
+        "simulate:simulate",
+        "Replay failures and slow links over days on a plan, and tell its goodput.",
+        MEASURE,
+    ),
     Verb("version", "version:version", "Print the versions of isthmus and of what it runs on.", MEASURE),
 )
