@@ -199,8 +199,8 @@ def joined_s(job: Job, templates: Sequence[Template]) -> float:
 
 def cross_exchange_s(job: Job, templates: Sequence[Template]) -> float:
     """Gradients of unlike replicas do not lie alike: once each template has scattered its sum over its chips,
-    the parts go over the network as an all-reduce among templates (fp32, a ring), slower where their libraries
-    differ."""
+    the parts go over the network in an all-reduce among templates (fp32, a ring), slower where their
+    collective libraries differ."""
     if len(templates) == 1:
         return 0.0
     pools = [segment.pool for template in templates for segment in template.segments]
