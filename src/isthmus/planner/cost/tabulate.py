@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from isthmus.planner.chips.chip import ChipModel
 from isthmus.planner.cost.factors import COMPONENTS, Factors
-from isthmus.planner.cost.ideal import DENSE, EMBEDDING, HEAD, MOE, Setting, ideal_passes
+from isthmus.planner.cost.ideal import DENSE, EMBEDDING, HEAD, MOE, Setting, element_bytes, ideal_passes
 from isthmus.planner.cost.memory import (
     FIXED_BYTES,
     checkpoint_bytes,
@@ -64,7 +64,7 @@ def stage_send_s(model: ModelSpec, network: Network, layout: Layout) -> float:
         return 0.0
     rows = layout.micro_batch * layout.seq_len / layout.cp / layout.tp
     line = network.line(2, layout.tp * layout.cp * layout.dp)
-    return send_s(line, rows * model.hidden_size * 2)
+    return send_s(line, rows * model.hidden_size * element_bytes(layout))
 
 
 def block_kinds(model: ModelSpec) -> NDArray[np.intp]:

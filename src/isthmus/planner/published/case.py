@@ -80,17 +80,17 @@ def case_of(row: Row) -> Case | str:
         id=row.id,
         source=row.source,
         model=shape.model,
-        core=shape.core,
+        core=shape.core * _imbalance(framework, layout.cp) * _old_kernel(framework, chips[0]),
         chips=_spread(chips, layout.pp),
-        network=_network(row, chips[0]),
+        network=_network(row, chips[0], framework),
         layout=layout,
         stages=_stages(row, shape.model.num_layers, layout),
         recomputed=_recomputed(row, framework, layout),
         shard_group=_shard_group(row, layout),
         nodes=max(1.0, row.n_chips / (row.chips_per_node or chips[0].per_node)),
         framework=framework,
-        recipe=row.precision.lower() or "bf16",
-        eager="eager" in row.notes.lower(),
+        recipe=row.precision.lower() or layout.precision,
+        eager=framework.eager or "eager" in row.notes.lower(),
         async_tensor="async" in row.notes.lower(),
         hardware_flops=any(word in row.notes.lower() for word in ("hardware", "by megatron formula")),
         step_s=0.0,
@@ -99,13 +99,26 @@ def case_of(row: Row) -> Case | str:
     return replace(case, step_s=_measured(row, case))
 
 
+def _imbalance(framework: Framework, cp: int) -> float:
+    """Work of the rank with the end of the sequence, which attends to all of it, over the mean."""
+    return 1.0 if framework.balanced_context else (2 * cp - 1) / cp
+
+
+def _old_kernel(framework: Framework, chip: ChipModel) -> float:
+    """FlashAttention 2 takes 1 / 1.9 of the time of 1 (arXiv 2307.08691, fig. 5); on an H100 it reaches about
+    350 TFLOP/s, and kernels written for that 600 (arXiv 2407.08608, fig. 5)."""
+    first = 1.9 if framework.flash == 1 else 1.0
+    later = chip.generation in ("hopper", "blackwell") and framework.flash < 3
+    return first * (1.7 if later else 1.0)
+
+
 def _chips(row: Row) -> list[ChipModel]:
     """One for each kind: 'RTX-2080x8+RTX-3090x4' has two, for each chip of the name."""
     names = [part.strip() for part in re.split(r"[+/|]", row.chip) if part.strip()]
     if len(names) == 1 or row.hetero in ("", "0"):
         names = [row.chip]
     try:
-        return [_tf32(find_chip(name), row) for name in names for _ in range(_count(name, len(names)))]
+        return [_tf32(find_chip(name)) for name in names for _ in range(_count(name, len(names)))]
     except InputError as error:
         raise InputError(error.message, where=f"row {row.id}, line {row.line}", hint=error.hint) from error
 
@@ -115,9 +128,9 @@ def _count(name: str, kinds: int) -> int:
     return int(match.group(1)) if match and kinds > 1 else 1
 
 
-def _tf32(chip: ChipModel, row: Row) -> ChipModel:
+def _tf32(chip: ChipModel) -> ChipModel:
     """What runs in 'fp32' on recent chips multiplies in TF32, at half the rate of bf16."""
-    if row.precision.lower() == "fp32" and chip.generation in ("ampere", "hopper", "blackwell"):
+    if chip.generation in ("ampere", "hopper", "blackwell"):
         return replace(chip, fp32_tflops=chip.bf16_tflops / 2)
     return chip
 
@@ -127,9 +140,11 @@ def _spread(chips: list[ChipModel], pp: int) -> list[ChipModel]:
     return [chips[stage * len(chips) // pp] for stage in range(pp)]
 
 
-def _network(row: Row, chip: ChipModel) -> Network:
+def _network(row: Row, chip: ChipModel, framework: Framework) -> Network:
     """The datasheet's, with the node size and the network that the row states."""
     network = Network.of(chip)
+    if framework.nic_gb_s:
+        network = replace(network, nic=network.nic._replace(gb_s=framework.nic_gb_s))
     per_node = row.chips_per_node or chip.per_node
     if not chip.node_domain:
         network = replace(network, domain=per_node)
@@ -150,8 +165,11 @@ _PRECISIONS: list[tuple[str, Precision]] = [
 ]  # fmt: skip
 
 
-def _precision(row: Row) -> Precision:
+def _precision(row: Row, framework: Framework, assumed: list[str]) -> Precision:
     said = row.precision.lower()
+    if not said:
+        assumed.append(f"precision {framework.precision}")
+        return framework.precision
     return next((precision for word, precision in _PRECISIONS if word in said), "bf16")
 
 
@@ -171,21 +189,14 @@ def _layout(
         virtual=max(1, min(row.vpp or 1, shape.model.num_layers // pp)),
         dp=dp,
         ep=ep,
-        etp=_expert_tp(row, tp, cp, dp, ep),
+        etp=1 if (tp * cp * dp) % ep == 0 else tp,
         micro_batch=micro_batch,
         micro_batches=micro_batches,
         seq_len=shape.seq_len,
         recompute=_recompute(row, assumed),
         sharding=_sharding(row, framework),
-        precision=_precision(row),
+        precision=_precision(row, framework, assumed),
     )
-
-
-def _expert_tp(row: Row, tp: int, cp: int, dp: int, ep: int) -> int:
-    """Experts are whole where the expert groups fit in the replicas' chips that way; else cut as the rest."""
-    if "tensor-expert" in row.notes:
-        return tp
-    return 1 if (tp * cp * dp) % ep == 0 else tp
 
 
 def _degrees(row: Row, model: ModelSpec, chip: ChipModel, assumed: list[str]) -> tuple[int, int, int]:
@@ -229,12 +240,13 @@ def _batches(row: Row, framework: Framework, dp: int, pp: int, assumed: list[str
         return size, int(count.group(1))
     if framework.name == "torchtitan":
         return size, 1
-    assumed.append(f"{USUAL_MICRO_BATCHES * pp} micro-batches")
-    return size, USUAL_MICRO_BATCHES * pp
+    assumed.append(f"{usual_micro_batches(pp)} micro-batches")
+    return size, usual_micro_batches(pp)
 
 
-USUAL_MICRO_BATCHES = 8
-"""Of a replica, for each pipeline stage, where a row does not say."""
+def usual_micro_batches(pp: int) -> int:
+    """Of a replica in a step, where a row does not say."""
+    return max(8, 4 * pp)
 
 
 def _recompute(row: Row, assumed: list[str]) -> Recompute:

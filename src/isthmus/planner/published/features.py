@@ -5,16 +5,17 @@ the exchange, the bubble and the waiting, which `belief.step_log` puts together.
 """
 
 import math
+from dataclasses import replace
 
-import msgspec
 import numpy as np
 
+from isthmus.planner.belief.query import Features
+
 from isthmus.planner.cost.factors import COMPONENTS, Factors
-from isthmus.planner.cost.ideal import DENSE, MOE, Setting, ideal_passes
+from isthmus.planner.cost.ideal import Setting, ideal_passes
 from isthmus.planner.cost.memory import (
     BlockParams,
     embedding_params,
-    expert_replicas,
     head_params,
     layer_params,
 )
@@ -26,24 +27,8 @@ from isthmus.planner.published.case import Case
 
 EAGER = 1.8
 """Element-wise traffic of code that is not fused, relative to fused code: each operation by itself."""
-ASYNC = 0.5
+ASYNC = 0.6
 """Part of the tensor-parallel communication that shows where it runs beside compute."""
-
-
-class Features(msgspec.Struct, frozen=True, kw_only=True):
-    """Seconds, with all factors 1."""
-
-    compute: list[float]
-    """[component + send]: all micro-batches of the slowest stage."""
-    bubble: list[float]
-    """[component + send]: one micro-batch of the other stages, over the chunks."""
-    sync: float
-    gather: float
-    window: float
-    """Part of the compute that the exchange runs beside."""
-    optimizer: float
-    doublings: float
-    """log2 of the nodes."""
 
 
 def features_of(case: Case) -> Features:
@@ -54,7 +39,7 @@ def features_of(case: Case) -> Features:
     sync, gather, optimizer = _exchanges(case)
     return Features(
         compute=(stages[slowest] * case.layout.micro_batches).tolist(),
-        bubble=(others / case.layout.virtual).tolist(),
+        bubble=(others / case.layout.virtual).tolist() if case.layout.pp > 1 else [],
         sync=sync,
         gather=gather,
         window=1 / hidden_over(case.layout),
@@ -73,24 +58,25 @@ def _stage(case: Case, index: int) -> Floats:
     blocks += [kinds[-1]] if index == case.layout.pp - 1 else []
     seconds = passes[blocks, 0] + passes[blocks, 1] + case.recomputed * passes[blocks, 2]
     ideal = seconds.sum(axis=0)
-    ideal[COMPONENTS.index("elementwise")] *= EAGER if case.eager else 1.0
+    if case.eager:
+        ideal[[COMPONENTS.index(name) for name in ("elementwise", "scores", "launch")]] *= EAGER
+    ideal[COMPONENTS.index("cast")] *= _rowwise(case)
     ideal[COMPONENTS.index("tensor")] *= ASYNC if case.async_tensor else 1.0
     sends = 2 * case.layout.virtual * stage_send_s(case.model, case.network, case.layout)
     return np.append(ideal, sends)
+
+
+def _rowwise(case: Case) -> float:
+    """A scale for each row takes a pass of its own, and what tensor parallelism gathered is converted after
+    that, by each of its chips."""
+    return 1 + case.layout.tp if "row" in case.recipe else 1.0
 
 
 def _passes(case: Case, index: int) -> Floats:
     chip = case.chips[index]
     network = case.network if chip == case.chip else Network.of(chip)
     setting = Setting.of(case.model, chip, network, case.layout, case.framework.fused_attention)
-    setting = msgspec_replace(setting, core=case.core)
-    return ideal_passes(case.model, network, setting)
-
-
-def msgspec_replace(setting: Setting, core: float) -> Setting:
-    from dataclasses import replace
-
-    return replace(setting, core=core)
+    return ideal_passes(case.model, network, replace(setting, core=case.core))
 
 
 def stage_params(case: Case, index: int) -> BlockParams:
