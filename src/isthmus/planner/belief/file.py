@@ -7,9 +7,9 @@ import msgspec
 import numpy as np
 
 from isthmus.errors import CorruptError
-from isthmus.planner.belief.posterior import Posterior, condition
-from isthmus.planner.belief.prior import Scales, covariance
 from isthmus.planner.belief.law import step_log
+from isthmus.planner.belief.posterior import Posterior, condition
+from isthmus.planner.belief.prior import Scales, covariance, kinship
 from isthmus.planner.belief.query import FACTORS, Observation, design
 
 FILE = "belief.json"
@@ -34,10 +34,9 @@ class Belief(msgspec.Struct, frozen=True, kw_only=True):
         known = design([each.query for each in self.runs])
         theta, noise = np.array(self.theta), np.array(self.noise)
         slopes = step_log(theta, known)[1]
-        total = covariance(known, known, (slopes, slopes), self.scales) + np.diag(noise)
-        return Posterior(
-            self.scales, known, theta, np.array(self.weights), noise, np.linalg.cholesky(total)
-        )
+        kin = kinship(known, known, self.scales)
+        total = covariance(kin, (slopes, slopes), self.scales) + np.diag(noise)
+        return Posterior(self.scales, known, theta, np.array(self.weights), noise, np.linalg.cholesky(total))
 
 
 def make_belief(runs: list[Observation], command: str, scales: Scales | None = None) -> Belief:

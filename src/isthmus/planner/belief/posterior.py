@@ -13,16 +13,27 @@ import numpy as np
 from isthmus.planner.belief.law import step_log
 from isthmus.planner.belief.prior import (
     FACTOR_GROUPS,
+    OFFSETS,
     Scales,
     alike,
     covariance,
     drift_weights,
     guess,
+    kinship,
     offset_scale,
-    offsets,
     spreads,
 )
-from isthmus.planner.belief.query import FACTORS, Design, Features, Groups, Observation, Query, design
+from isthmus.planner.belief.query import (
+    FACTORS,
+    IN_STAGE,
+    PLACE,
+    Design,
+    Features,
+    Groups,
+    Observation,
+    Query,
+    design,
+)
 from isthmus.planner.cost.factors import Factors
 from isthmus.planner.cost.table import Floats
 
@@ -57,9 +68,10 @@ class Posterior:
             return []
         wanted = design(queries)
         logs, slopes = step_log(self.theta, wanted)
-        known = covariance(wanted, self.runs, (slopes, self._slopes()), self.scales)
+        kin = kinship(wanted, self.runs, self.scales)
+        known = covariance(kin, (slopes, self._slopes()), self.scales)
         means = logs - slopes @ (self.theta - guess()) + known @ self.weights
-        own = np.diag(covariance(wanted, wanted, (slopes, slopes), self.scales))
+        own = np.diag(covariance(kinship(wanted, wanted, self.scales), (slopes, slopes), self.scales))
         gained = (np.linalg.solve(self.root, known.T) ** 2).sum(axis=0) if self.runs.size else 0.0
         spread = np.sqrt(np.maximum(own - gained, 0.0) + self.scales.noise**2) * NINE_OF_TEN
         return [
@@ -82,7 +94,7 @@ class Posterior:
         years = alike(one, self.runs, ("framework",))[0] * self.runs.when * when
         theta += (self.scales.drift_factors * drift_weights() * spreads()) ** 2 * (years @ pull)
         total = self.scales.drift**2 * float(years @ self.weights)
-        for names in offsets():
+        for names in OFFSETS:
             shared = alike(one, self.runs, names)[0]
             total += offset_scale(self.scales, names) ** 2 * float(shared @ self.weights)
         values = dict(zip(FACTORS, np.exp(theta).tolist(), strict=True))
@@ -90,8 +102,6 @@ class Posterior:
 
 
 def _somewhere(groups: Groups, when: float) -> Query:
-    from isthmus.planner.belief.query import IN_STAGE, PLACE
-
     ones = Features(compute=[1.0] * IN_STAGE)
     return Query(features=ones, groups=groups, place=[0.0] * len(PLACE), when=when)
 
@@ -103,18 +113,16 @@ def condition(runs: list[Observation], scales: Scales | None = None) -> Posterio
     seen = np.log([each.step_s for each in runs])
     theta, noise = guess(), np.full(known.size, scales.noise**2)
     weights, root = np.zeros(known.size), np.zeros((known.size, known.size))
-    for _ in range(ROUNDS if runs else 0):
+    kin = kinship(known, known, scales)
+    for turn in range(ROUNDS if runs else 0):
         logs, slopes = step_log(theta, known)
-        total = covariance(known, known, (slopes, slopes), scales) + np.diag(noise)
+        total = covariance(kin, (slopes, slopes), scales) + np.diag(noise)
         root = np.linalg.cholesky(total)
-        residual = seen - logs + slopes @ (theta - guess())
         inverse = np.linalg.inv(total)
-        weights = inverse @ residual
-        used = noise
-        noise = scales.noise**2 * _tails(weights, np.diag(inverse))
-        theta = theta + np.clip(guess() + spreads() ** 2 * (slopes.T @ weights) - theta, -0.5, 0.5)
-    else:
-        noise = used if runs else noise
+        weights = inverse @ (seen - logs + slopes @ (theta - guess()))
+        if turn < ROUNDS - 1:
+            noise = scales.noise**2 * _tails(weights, np.diag(inverse))
+            theta = theta + np.clip(guess() + spreads() ** 2 * (slopes.T @ weights) - theta, -0.5, 0.5)
     return Posterior(scales, known, theta, weights, noise, root)
 
 

@@ -4,6 +4,8 @@ A run's log seconds are step_log(theta) + what its groups add + a smooth residua
 Gaussian, so the covariance between two runs (`covariance`) says everything: what one tells of the other.
 """
 
+from typing import NamedTuple
+
 import msgspec
 import numpy as np
 
@@ -80,11 +82,12 @@ def spreads() -> Floats:
     return np.array([SPREADS[name] for name in FACTORS])
 
 
-_SHARED: tuple[tuple[str, ...], ...] = (
+OFFSETS: tuple[tuple[str, ...], ...] = (
     ("family",), ("framework",), ("generation",), ("chip",), ("framework", "generation"),
     ("framework", "chip"), ("framework", "release"), ("recipe",), ("framework", "recipe"),
     ("generation", "recipe"),
 )  # fmt: skip
+"""Groups that share an offset of log seconds."""
 FACTOR_GROUPS = (
     ("framework", "framework_factors"),
     ("generation", "generation_factors"),
@@ -105,30 +108,41 @@ def drift_weights() -> Floats:
     return np.array([1.0 if name in MOVING else SETTLED for name in FACTORS])
 
 
-def covariance(left: Design, right: Design, slopes: tuple[Floats, Floats], scales: Scales) -> Floats:
+class Kinship(NamedTuple):
+    """What two sets of runs share, whatever the factors are; arrays [left, right]."""
+
+    factors: Floats
+    """Weight of the factors' covariance: 1, and more for each group in common."""
+    years: Floats
+    """Product of their ages, within a framework."""
+    rest: Floats
+    """Covariance of log seconds beside the factors'."""
+
+
+def kinship(left: Design, right: Design, scales: Scales) -> Kinship:
+    factors = np.ones((left.size, right.size))
+    for group, scale in FACTOR_GROUPS:
+        factors += getattr(scales, scale) ** 2 * alike(left, right, (group,))
+    years = np.outer(left.when, right.when) * alike(left, right, ("framework",))
+    rest = scales.drift**2 * years
+    for names in OFFSETS:
+        rest += offset_scale(scales, names) ** 2 * alike(left, right, names)
+    rest += scales.smooth**2 * nearness(left.place, right.place, scales.smooth_reach)
+    own = alike(left, right, ("framework", "generation"))
+    rest += scales.own**2 * nearness(left.place, right.place, scales.own_reach) * own
+    return Kinship(factors, years, rest)
+
+
+def covariance(kin: Kinship, slopes: tuple[Floats, Floats], scales: Scales) -> Floats:
     """[left, right], of log seconds without noise; `slopes` are `law.step_log`'s derivatives of each."""
     ours, theirs = slopes[0] * spreads(), slopes[1] * spreads()
-    factors = ours @ theirs.T
-    total = factors.copy()
-    for group, scale in FACTOR_GROUPS:
-        total += getattr(scales, scale) ** 2 * factors * alike(left, right, (group,))
-    for names in _SHARED:
-        total += offset_scale(scales, names) ** 2 * alike(left, right, names)
     moving = (ours * drift_weights()) @ (theirs * drift_weights()).T
-    years = np.outer(left.when, right.when) * alike(left, right, ("framework",))
-    total += (scales.drift_factors**2 * moving + scales.drift**2) * years
-    total += scales.smooth**2 * nearness(left.place, right.place, scales.smooth_reach)
-    own = alike(left, right, ("framework", "generation"))
-    return total + scales.own**2 * nearness(left.place, right.place, scales.own_reach) * own
+    total = (ours @ theirs.T) * kin.factors + kin.rest
+    return total + scales.drift_factors**2 * moving * kin.years
 
 
 def offset_scale(scales: Scales, names: tuple[str, ...]) -> float:
     return getattr(scales, "_".join(names))
-
-
-def offsets() -> tuple[tuple[str, ...], ...]:
-    """Groups that share an offset of log seconds."""
-    return _SHARED
 
 
 def nearness(left: Floats, right: Floats, reach: float) -> Floats:

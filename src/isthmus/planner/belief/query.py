@@ -1,5 +1,7 @@
 """A run as the belief sees it: its ideal seconds, which groups it belongs to, and where it lies."""
 
+import zlib
+
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
@@ -90,7 +92,8 @@ class Design(msgspec.Struct, frozen=True, kw_only=True):
     doublings: Floats
     place: Floats
     when: Floats
-    groups: dict[str, NDArray[np.str_]]
+    groups: dict[str, NDArray[np.int64]]
+    """A number for each name; 0: not known."""
 
     @property
     def size(self) -> int:
@@ -115,7 +118,12 @@ def design(queries: list[Query]) -> Design:
         place=np.array([each.place for each in queries], dtype=float).reshape(-1, len(PLACE)),
         when=np.array([each.when for each in queries], dtype=float),
         groups={
-            name: np.array([getattr(each.groups, name) for each in queries], dtype=str)
+            name: np.array([_number(getattr(each.groups, name)) for each in queries], dtype=np.int64)
             for name in Groups.__struct_fields__
         },
     )
+
+
+def _number(name: str) -> int:
+    """The same for equal names in any process."""
+    return zlib.crc32(name.encode()) + 1 if name else 0

@@ -10,7 +10,6 @@ from dataclasses import replace
 import numpy as np
 
 from isthmus.planner.belief.query import Features
-
 from isthmus.planner.cost.factors import COMPONENTS, Factors
 from isthmus.planner.cost.ideal import Setting, ideal_passes
 from isthmus.planner.cost.memory import (

@@ -57,7 +57,12 @@ KNOWN: list[tuple[str, Framework]] = [
     (r"torchtitan", Framework(name="torchtitan", family="fsdp", sharding=3, flash=2, balanced_context=False)),
     (r"fms-fsdp|fms_fsdp", Framework(name="fms-fsdp", family="fsdp", sharding=3, flash=2)),
     (r"internevo|internlm", Framework(name="internevo", family="other", nic_gb_s=6.25)),
-    (r"sailor", Framework(name="sailor", family="megatron", fused_attention=False, sharding=0, precision="fp32", eager=True)),
+    (
+        r"sailor",
+        Framework(
+            name="sailor", family="megatron", fused_attention=False, sharding=0, precision="fp32", eager=True
+        ),
+    ),
     (r"llama-3|llama 3|2407\.21783", Framework(name="llama-3", family="megatron", sharding=2)),
     (r"deepspeed", Framework(name="deepspeed", family="other", eager=True, flash=2)),
 ]

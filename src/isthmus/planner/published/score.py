@@ -36,9 +36,7 @@ def score_rows(rows: list[Row], calibration: list[Row] | None = None) -> list[Sc
     known = [case for case in cases if not isinstance(case, str)]
     estimates = iter(posterior.predict([query_of(case) for case in known]))
     return [
-        Score(id=row.id, reason=case)
-        if isinstance(case, str)
-        else _score(case, next(estimates), grounds)
+        Score(id=row.id, reason=case) if isinstance(case, str) else _score(case, next(estimates), grounds)
         for row, case in zip(rows, cases, strict=True)
     ]
 
