@@ -13,8 +13,8 @@ from isthmus.planner.chips.chip import ChipModel
 from isthmus.spec.fleet import ChipSpec, FleetSpec
 
 _MAKERS = (
-    "nvidia", "amd", "instinct", "intel", "huawei", "google", "aws", "hygon", "cambricon", "metax", "iluvatar",
-    "moorethreads", "kunlunxin",
+    "nvidia", "amd", "instinct", "intel", "huawei", "google", "aws", "hygon", "cambricon", "metax",
+    "iluvatar", "moorethreads", "kunlunxin",
 )  # fmt: skip
 _FAMILIES = ("cuda", "gpu", "ascend", "npu", "rocm", "tpu", "xpu")
 """What a fleet may run on without saying which model it is: too little to plan with."""
@@ -29,12 +29,16 @@ def find_chip(name: str, fleet: FleetSpec | None = None) -> ChipModel:
     The number of chips that published tables add to a name, as in 'GH-96x64', is passed over. InputError for
     an unknown name, with the nearest ones, and for a family such as 'cuda' that is no model.
     """
-    own = fleet.chips if fleet else {}
+    return _find(name, fleet.chips if fleet else {})
+
+
+def _find(name: str, own: dict[str, ChipSpec]) -> ChipModel:
     for key in _keys(name):
         for each, spec in own.items():
             if key == _key(each):
+                # Without itself, so that a chip may be like its namesake in the catalogue.
                 rest = {other: value for other, value in own.items() if other != each}
-                return _own_chip(each, spec, msgspec.structs.replace(fleet, chips=rest))
+                return _own_chip(each, spec, rest)
         if key in _index():
             return _index()[key]
     raise _unknown(name, list(own))
@@ -82,8 +86,8 @@ def _names() -> dict[str, str]:
     return {each: chip.name for chip in catalog().values() for each in [chip.name, *chip.aliases]}
 
 
-def _own_chip(name: str, spec: ChipSpec, rest: FleetSpec) -> ChipModel:
-    """The fleet's chip: `like` with what differs. `rest` lacks it, so that a chip may be like its namesake."""
+def _own_chip(name: str, spec: ChipSpec, rest: dict[str, ChipSpec]) -> ChipModel:
+    """The fleet's chip: `like`, of `rest` or the catalogue, with what differs."""
     given: dict[str, Any] = {
         "fp32_tflops": spec.fp32_tflops,
         "bf16_tflops": spec.bf16_tflops,
@@ -97,7 +101,7 @@ def _own_chip(name: str, spec: ChipSpec, rest: FleetSpec) -> ChipModel:
     given = {field: value for field, value in given.items() if value}
     if not spec.like:
         return _from_nothing(name, given)
-    like = find_chip(spec.like, rest)
+    like = _find(spec.like, rest)
     origins = {field: origin for field, origin in like.origins.items() if field not in given}
     source = f"fleet.yaml, like {like.name}"
     return msgspec.structs.replace(like, name=name, aliases=[], origins=origins, source=source, **given)

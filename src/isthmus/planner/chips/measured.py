@@ -4,11 +4,12 @@ from typing import Any
 
 import msgspec
 
-from isthmus.planner.chips.chip import ChipModel
+from isthmus.planner.chips.chip import ChipModel, Origin
 from isthmus.planner.profile import CollectiveRate, Profile
 
 _PEAKS = {
-    "fp32": "fp32_tflops", "bf16": "bf16_tflops", "fp16": "bf16_tflops", "fp8": "fp8_tflops", "fp4": "fp4_tflops",
+    "fp32": "fp32_tflops", "bf16": "bf16_tflops", "fp16": "bf16_tflops", "fp8": "fp8_tflops",
+    "fp4": "fp4_tflops",
 }  # fmt: skip
 _KINDS = ("all_reduce", "reduce_scatter", "all_gather", "all_to_all", "send")
 """The first that was measured says what the link carries: training spends most on the first."""
@@ -26,12 +27,12 @@ def with_profile(chip: ChipModel, profile: Profile) -> ChipModel:
     found["memory_gb_s"] = profile.memory_gb_s
     found["link_gb_s"] = _link_gb_s(profile.collectives)
     found = {field: value for field, value in found.items() if value > 0}
-    origins = {**chip.origins, **dict.fromkeys(found, "measured")}
+    origins: dict[str, Origin] = {**chip.origins, **dict.fromkeys(found, "measured")}
     return msgspec.structs.replace(chip, **found, origins=origins, source=f"measured on {profile.device}")
 
 
 def _link_gb_s(rates: list[CollectiveRate]) -> float:
-    """What one rank sends per second: a rate counts the whole tensor, of which a ring passes on (n - 1) / n."""
+    """What one rank sends a second. A rate counts the whole tensor, of which a ring passes on (n - 1) / n."""
     usable = [rate for rate in rates if rate.kind in _KINDS and rate.ranks > 1]
     if not usable:
         return 0.0

@@ -5,7 +5,8 @@ from collections.abc import Mapping
 import msgspec
 
 from isthmus.planner.chips.chip import ChipModel
-from isthmus.planner.chips.find import find_chip, with_profile
+from isthmus.planner.chips.find import find_chip
+from isthmus.planner.chips.measured import with_profile
 from isthmus.planner.cost.network import Network
 from isthmus.planner.profile import Profile
 from isthmus.spec.fleet import FleetSpec

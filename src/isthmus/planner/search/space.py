@@ -96,11 +96,11 @@ def _expert_tensor_degrees(model: ModelSpec, fixed: ParallelSpec, tp: int) -> li
 
 
 def _recomputes(fixed: ParallelSpec) -> Iterator[Recompute]:
-    """`none` leaves it to the split to recompute as many layers as memory asks for."""
-    if fixed.recompute == "auto":
-        yield from ("none", "selective")
-    else:
-        yield fixed.recompute
+    """Of all layers. Whole layers are the split's to recompute, as many as memory asks for."""
+    if fixed.recompute != "selective":
+        yield "none"
+    if fixed.recompute in ("auto", "selective"):
+        yield "selective"
 
 
 def _shardings(fixed: ParallelSpec) -> Iterator[Sharding]:
