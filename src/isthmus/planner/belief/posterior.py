@@ -73,7 +73,8 @@ class Posterior:
         means = logs - slopes @ (self.theta - guess()) + known @ self.weights
         own = np.diag(covariance(kinship(wanted, wanted, self.scales), (slopes, slopes), self.scales))
         gained = (np.linalg.solve(self.root, known.T) ** 2).sum(axis=0) if self.runs.size else 0.0
-        spread = np.sqrt(np.maximum(own - gained, 0.0) + self.scales.noise**2) * NINE_OF_TEN
+        spread = np.sqrt(np.maximum(own - gained, 0.0) + wanted.doubt**2 + self.scales.scatter**2)
+        spread *= NINE_OF_TEN
         return [
             Estimate(math.exp(mean), math.exp(mean - each), math.exp(mean + each))
             for mean, each in zip(means.tolist(), spread.tolist(), strict=True)
@@ -111,7 +112,7 @@ def condition(runs: list[Observation], scales: Scales | None = None) -> Posterio
     scales = scales or Scales()
     known = design([each.query for each in runs])
     seen = np.log([each.step_s for each in runs])
-    theta, noise = guess(), np.full(known.size, scales.noise**2)
+    theta, noise = guess(), scales.noise**2 + known.doubt**2
     weights, root = np.zeros(known.size), np.zeros((known.size, known.size))
     kin = kinship(known, known, scales)
     for turn in range(ROUNDS if runs else 0):
@@ -121,7 +122,7 @@ def condition(runs: list[Observation], scales: Scales | None = None) -> Posterio
         inverse = np.linalg.inv(total)
         weights = inverse @ (seen - logs + slopes @ (theta - guess()))
         if turn < ROUNDS - 1:
-            noise = scales.noise**2 * _tails(weights, np.diag(inverse))
+            noise = (scales.noise**2 + known.doubt**2) * _tails(weights, np.diag(inverse))
             theta = theta + np.clip(guess() + spreads() ** 2 * (slopes.T @ weights) - theta, -0.5, 0.5)
     return Posterior(scales, known, theta, weights, noise, root)
 

@@ -71,6 +71,8 @@ class Scales(msgspec.Struct, frozen=True, kw_only=True):
     own_reach: float = 1.6
     noise: float = 0.03
     """Of a measured step: runs that differ in nothing that is known."""
+    scatter: float = 0.045
+    """The same of a run that is yet to come, which may be one of those that lie far off."""
 
 
 def guess() -> Floats:

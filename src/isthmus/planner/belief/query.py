@@ -49,9 +49,11 @@ class Query(msgspec.Struct, frozen=True, kw_only=True):
     features: Features
     groups: Groups
     place: list[float]
-    """Coordinates that residuals are smooth over (`PLACE`), each over the distance at which runs are strangers."""
+    """Coordinates that residuals are smooth over: `PLACE`."""
     when: float = 0.0
     """Years since the release that the file counts from."""
+    doubt: float = 0.0
+    """Standard deviation of log seconds by what is not known of the run."""
 
 
 PLACE: tuple[tuple[str, float], ...] = (
@@ -92,6 +94,7 @@ class Design(msgspec.Struct, frozen=True, kw_only=True):
     doublings: Floats
     place: Floats
     when: Floats
+    doubt: Floats
     groups: dict[str, NDArray[np.int64]]
     """A number for each name; 0: not known."""
 
@@ -117,6 +120,7 @@ def design(queries: list[Query]) -> Design:
         doublings=column("doublings"),
         place=np.array([each.place for each in queries], dtype=float).reshape(-1, len(PLACE)),
         when=np.array([each.when for each in queries], dtype=float),
+        doubt=np.array([each.doubt for each in queries], dtype=float),
         groups={
             name: np.array([_number(getattr(each.groups, name)) for each in queries], dtype=np.int64)
             for name in Groups.__struct_fields__

@@ -46,6 +46,8 @@ class Case(msgspec.Struct, frozen=True, kw_only=True):
     step_s: float
     """Measured; 0: the row has no time."""
     assumed: list[str]
+    doubt: float = 0.0
+    """Standard deviation of log seconds by what had to be assumed."""
 
     @property
     def chip(self) -> ChipModel:
@@ -95,8 +97,22 @@ def case_of(row: Row) -> Case | str:
         hardware_flops=any(word in row.notes.lower() for word in ("hardware", "by megatron formula")),
         step_s=0.0,
         assumed=assumed,
+        doubt=_doubt(row),
     )
     return replace(case, step_s=_measured(row, case))
+
+
+_DOUBTS: tuple[tuple[str, float], ...] = (
+    ("tp", 0.15), ("seq", 0.08), ("micro_batch", 0.06), ("global_batch", 0.04), ("recompute", 0.03),
+)  # fmt: skip
+"""What not knowing a column is worth, as a standard deviation of log seconds: the layout most."""
+
+
+def _doubt(row: Row) -> float:
+    """Micro-batches that the notes state count as a global batch."""
+    squares = sum(doubt**2 for column, doubt in _DOUBTS if not getattr(row, column))
+    stated = bool(_ACCUMULATION.search(row.notes)) and not row.global_batch
+    return (squares - (0.04**2 if stated else 0.0)) ** 0.5
 
 
 def _imbalance(framework: Framework, cp: int) -> float:

@@ -17,6 +17,7 @@ def query_of(case: Case) -> Query:
         groups=groups_of(case),
         place=_place(case),
         when=release_years(case.framework.release),
+        doubt=round(case.doubt, 4),
     )
 
 
