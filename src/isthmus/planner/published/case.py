@@ -36,7 +36,7 @@ class Case(msgspec.Struct, frozen=True, kw_only=True):
     nodes: float
     framework: Framework
     recipe: str
-    """Precision as the row has it."""
+    """Precision as the row has it, and 'hybrid' for models with state-space layers."""
     eager: bool
     """Element-wise work is not fused: the row says so."""
     async_tensor: bool
@@ -91,7 +91,7 @@ def case_of(row: Row) -> Case | str:
         shard_group=_shard_group(row, layout),
         nodes=max(1.0, row.n_chips / (row.chips_per_node or chips[0].per_node)),
         framework=framework,
-        recipe=row.precision.lower() or layout.precision,
+        recipe=" ".join([row.precision.lower() or layout.precision, *shape.kind]),
         eager=framework.eager or "eager" in row.notes.lower(),
         async_tensor="async" in row.notes.lower(),
         hardware_flops=any(word in row.notes.lower() for word in ("hardware", "by megatron formula")),

@@ -42,9 +42,9 @@ HYBRIDS: dict[str, Hybrid] = {
 is inferred from its 120B parameters."""
 _SAME = {"nemotron35lightning": "nemotron3nano"}
 _STATE, _GROUPS, _WIDTH, _HEAD = 128, 8, 64, 128
-_SCAN_FLOPS = 5.0
-"""FLOPs of a scan (arXiv 2405.21060, sec. 6: chunks, states), as FLOPs of an attention core, for each element of
-state."""
+_SCAN_FLOPS = 60.0
+"""Of a scan, for each element of state, as FLOPs of an attention core: the about 6 of its products (arXiv
+2405.21060, sec. 6), and ten times that for its convolution, gates and states, which memory bounds."""
 
 
 def find_hybrid(name: str) -> Hybrid | None:

@@ -20,6 +20,8 @@ class Shape(NamedTuple):
     core: float
     """FLOPs of the attention core relative to those of `model`'s heads over all of the sequence."""
     assumed: list[str]
+    kind: tuple[str, ...] = ()
+    """('hybrid',) for state-space layers that `model` stands for."""
 
 
 def shape_of(row: Row) -> Shape | str:
@@ -29,7 +31,7 @@ def shape_of(row: Row) -> Shape | str:
     if hybrid and not row.has_dimensions:
         seq_len = row.seq or 8192
         model, core = as_transformer(hybrid, seq_len)
-        return Shape(model, seq_len, core, ["a transformer of equal cost for its state-space layers"])
+        return Shape(model, seq_len, core, ["a transformer of equal cost"], ("hybrid",))
     if known is None and not row.has_dimensions:
         return f"no dimensions, and '{row.model}' is not a model whose dimensions are known"
     assumed: list[str] = []
