@@ -38,7 +38,7 @@ def run(quick: bool) -> list[Result]:
         *_calibrated(runs, crossed, folds),
         *_source_out(runs, sources),
         *_unseen(runs, unseen, sources),
-        ranking(crossed),
+        *rankings(crossed),
         Result(
             "planner.time_error.coverage",
             mean(each.inside for each in crossed),
@@ -153,21 +153,34 @@ def ideal_s(run: Run) -> float:
     return case.tokens_per_chip * plain * again * (1 + bubble) / rate
 
 
-def ranking(crossed: list[Said]) -> Result:
-    """Kendall's tau over the pairs of runs of one model, chip, sequence length, format and source that differ in
-    layout, batch or number of chips, by tokens/s of a chip; runs within 1 % of each other are no pair."""
+def rankings(crossed: list[Said]) -> list[Result]:
+    """Kendall's tau over the pairs of runs in a group, by tokens/s of a chip; runs within 1 % are no pair."""
+    return [
+        _ranking(
+            "planner.ranking", crossed, _of_model, "of one source, model and chip, whatever else differs"
+        ),
+        _ranking("planner.ranking.same_work", crossed, _of_work, "also of one sequence length and format"),
+    ]
+
+
+def _of_model(run: Run) -> tuple[str, ...]:
+    return run.row.source, run.row.model, run.case.chip.name
+
+
+def _of_work(run: Run) -> tuple[str, ...]:
+    return *_of_model(run), str(run.case.layout.seq_len), run.case.recipe
+
+
+def _ranking(name: str, crossed: list[Said], key: Callable[[Run], tuple[str, ...]], told: str) -> Result:
     groups: dict[tuple[str, ...], list[Said]] = defaultdict(list)
     for each in crossed:
-        row, case = each.run.row, each.run.case
-        key = (row.source, row.model, case.chip.name, str(case.layout.seq_len), case.recipe)
-        groups[key].append(each)
-    agreed = total = swept = 0
-    for members in groups.values():
-        good, pairs = _pairs(members)
-        agreed, total, swept = agreed + good, total + pairs, swept + (pairs > 0)
-    tau = 2 * agreed / total - 1 if total else 0.0
-    note = f"{total} pairs in {swept} groups of one model, chip, sequence, format and source, by tokens/s of a chip"
-    return Result("planner.ranking", tau, "tau", {}, note)
+        groups[key(each.run)].append(each)
+    counts = [(good, pairs) for good, pairs in map(_pairs, groups.values()) if pairs]
+    total = sum(pairs for _, pairs in counts)
+    tau = 2 * sum(good for good, _ in counts) / total - 1 if total else 0.0
+    by_group = mean(2 * good / pairs - 1 for good, pairs in counts) if counts else 0.0
+    note = f"{told}: {total} pairs in {len(counts)} groups; mean over the groups {by_group:.3f}"
+    return Result(name, tau, "tau", {}, note)
 
 
 def _pairs(members: list[Said]) -> tuple[int, int]:

@@ -196,7 +196,7 @@ def _layout(
     dp = row.dp or row.n_chips // (tp * pp * cp)
     if dp < 1 or tp * pp * cp * dp > row.n_chips:
         return f"tp {tp} x pp {pp} x cp {cp} x dp {dp} is not {row.n_chips} chips"
-    micro_batch, micro_batches = _batches(row, framework, dp, pp, assumed)
+    micro_batch, micro_batches = _batches(row, framework, (dp, pp, shape.seq_len), assumed)
     ep = min(row.ep or 1, max(1, shape.model.num_experts))
     return Layout(
         tp=tp,
@@ -238,8 +238,11 @@ _GLOBAL = re.compile(r"\bGBS\s*=\s*(\d+)", re.IGNORECASE)
 _LOCAL = re.compile(r"\bLBS\s*=\s*(\d+)", re.IGNORECASE)
 
 
-def _batches(row: Row, framework: Framework, dp: int, pp: int, assumed: list[str]) -> tuple[int, int]:
-    """(micro_batch, micro_batches)"""
+def _batches(
+    row: Row, framework: Framework, given: tuple[int, int, int], assumed: list[str]
+) -> tuple[int, int]:
+    """(micro_batch, micro_batches); `given`: replicas, stages, sequence length."""
+    dp, pp, seq_len = given
     size = row.micro_batch
     said = _GLOBAL.search(row.notes)
     total = row.global_batch or (int(said.group(1)) if said else 0)
@@ -256,13 +259,13 @@ def _batches(row: Row, framework: Framework, dp: int, pp: int, assumed: list[str
         return size, int(count.group(1))
     if framework.name == "torchtitan":
         return size, 1
-    assumed.append(f"{usual_micro_batches(pp)} micro-batches")
-    return size, usual_micro_batches(pp)
+    usual = max(1, 4 * pp, round(USUAL_TOKENS / (seq_len * dp * size)))
+    assumed.append(f"{usual} micro-batches")
+    return size, usual
 
 
-def usual_micro_batches(pp: int) -> int:
-    """Of a replica in a step, where a row does not say."""
-    return max(8, 4 * pp)
+USUAL_TOKENS = 2**20
+"""Of a step, where a row does not say."""
 
 
 def _recompute(row: Row, assumed: list[str]) -> Recompute:
