@@ -70,7 +70,7 @@ def case_of(row: Row) -> Case | str:
     shape = shape_of(row)
     if isinstance(shape, str):
         return shape
-    framework = find_framework(row.source, row.url_or_repo_path)
+    framework = find_framework(row.source, row.url_or_repo_path, row.notes)
     chips = _chips(row)
     assumed = list(shape.assumed)
     layout = _layout(row, shape, framework, chips[0], assumed)
@@ -202,7 +202,7 @@ def _layout(
         tp=tp,
         cp=cp,
         pp=pp,
-        virtual=max(1, min(row.vpp or 1, shape.model.num_layers // pp)),
+        virtual=_virtual(row, framework, shape.model.num_layers // pp, assumed),
         dp=dp,
         ep=ep,
         etp=1 if (tp * cp * dp) % ep == 0 else tp,
@@ -231,6 +231,14 @@ def _degrees(row: Row, model: ModelSpec, chip: ChipModel, assumed: list[str]) ->
         pp *= 2
     assumed.append(f"tp {tp}, pp {pp}")
     return tp, pp, cp
+
+
+def _virtual(row: Row, framework: Framework, layers: int, assumed: list[str]) -> int:
+    """Chunks of a stage with so many layers."""
+    if framework.interleaved and not row.vpp and (row.pp or 1) > 1:
+        assumed.append(f"{layers} chunks to a stage")
+        return max(1, layers)
+    return max(1, min(row.vpp or 1, layers))
 
 
 _ACCUMULATION = re.compile(r"(?:grad_accum|micro_num|GAS|accumulation)\s*=\s*(\d+)", re.IGNORECASE)

@@ -26,6 +26,8 @@ class Framework(msgspec.Struct, frozen=True, kw_only=True):
     """Generation of its fused attention kernel: FlashAttention 1 or 2, or one written for the chip."""
     eager: bool = False
     """Element-wise work is not fused."""
+    interleaved: bool = False
+    """Its pipelines have a chunk for each layer of a stage, unless a row says otherwise."""
     balanced_context: bool = True
     """Context-parallel ranks share the causal triangle evenly."""
     nic_gb_s: float = 0.0
@@ -63,16 +65,19 @@ KNOWN: list[tuple[str, Framework]] = [
             name="sailor", family="megatron", fused_attention=False, sharding=0, precision="fp32", eager=True
         ),
     ),
-    (r"llama-3|llama 3|2407\.21783", Framework(name="llama-3", family="megatron", sharding=2)),
+    (r"llama-3|llama 3|2407\.21783", Framework(name="llama-3", family="megatron", sharding=2, interleaved=True)),
     (r"deepspeed", Framework(name="deepspeed", family="other", eager=True, flash=2)),
 ]
 """Searched in a row's source and path, in this order."""
 _RELEASE = re.compile(r"\b(\d\d\.\d\d(?:\.\d\d)?)\b")
 
 
-def find_framework(source: str, path: str = "") -> Framework:
-    """By what the source is called; one that is not known is a framework of its own."""
+def find_framework(source: str, path: str = "", notes: str = "") -> Framework:
+    """By what the source is called; one that is not known is a framework of its own. A source that compares
+    itself with Megatron-LM says in the notes which rows are that's."""
     said = f"{source} {path}".lower()
+    if "megascale" in said and "megatron" in notes.lower():
+        said = "megatron-lm"
     for pattern, framework in KNOWN:
         if re.search(pattern, said):
             release = _RELEASE.search(source)
