@@ -48,3 +48,9 @@ class Table:
     def sync_sums(self) -> tuple[float, float]:
         """Of dense parameters and of experts."""
         return float(self.sync_bytes.sum()), float(self.expert_sync_bytes.sum())
+
+    @cached_property
+    def running(self) -> Floats:
+        """[3, L + 3]: forward_s, sync_bytes and expert_sync_bytes of all blocks before one."""
+        rows = np.array([self.forward_s, self.sync_bytes, self.expert_sync_bytes])
+        return np.concatenate((np.zeros((3, 1)), np.cumsum(rows, axis=1)), axis=1)

@@ -15,7 +15,6 @@ from isthmus.planner.cost.step import (
     StepTime,
     exchange_of,
     scaled,
-    stage_cost,
     step_time,
 )
 from isthmus.planner.cost.table import Floats, Table
@@ -23,7 +22,7 @@ from isthmus.planner.cost.tabulate import tabulate
 from isthmus.planner.layout import Layout
 from isthmus.planner.search.pools import Pool
 from isthmus.planner.search.space import Family
-from isthmus.planner.split import Shortfall, Split, SplitProblem, shortfall, split
+from isthmus.planner.split import Ints, Shortfall, Split, SplitProblem, shortfall, split
 from isthmus.spec.run import RunSpec
 from isthmus.units import Bytes
 
@@ -190,32 +189,41 @@ def problem_of(job: Job, segments: Sequence[Segment], layout: Layout) -> SplitPr
 
 def time_of(job: Job, segments: Sequence[Segment], layout: Layout, cut: Split) -> StepTime:
     """The step of a cut, with what replicas exchange."""
-    costs: list[StageCost] = []
-    chunks = cut.chunks()
-    for segment in segments:
-        own = replace(layout, tp=segment.tp)
-        table, exchange = job.table(segment.pool, own), exchange_for(job, segment.pool, own)
-        for _ in range(segment.stages):
-            stage = len(costs)
-            blocks = _blocks(chunks[stage], stage, len(chunks), job.run.model.num_layers)
-            again = int(cut.recompute_S[stage])
-            own_chunk = replace(own, virtual=1)
-            parts = [stage_cost(table, each, again, own_chunk, exchange) for each in blocks]
-            costs.append(StageCost(*map(sum, zip(*parts, strict=True))))
+    costs = stage_costs(job, segments, layout, cut)
     nodes = sum(chips_of(each, layout) / each.pool.per_node for each in segments)
     return step_time(costs, layout, nodes, job.factors[segments[0].pool.chip.name])
 
 
-def _blocks(
-    chunks: Sequence[tuple[int, int]], stage: int, num_stages: int, num_layers: int
-) -> list[tuple[int, int]]:
-    """Blocks of each chunk: its layers, the embedding before the first, the head after the last."""
-    blocks = [(first + 1, end + 1) for first, end in chunks]
-    if stage == 0:
-        blocks[0] = (0, blocks[0][1])
-    if stage == num_stages - 1:
-        blocks[-1] = (blocks[-1][0], num_layers + 2)
-    return blocks
+def stage_costs(job: Job, segments: Sequence[Segment], layout: Layout, cut: Split) -> list[StageCost]:
+    """Of every stage of a cut, all its chunks together."""
+    firsts_SV, ends_SV = _blocks(cut, job.run.model.num_layers)
+    costs: list[StageCost] = []
+    for segment in segments:
+        own = replace(layout, tp=segment.tp)
+        exchange = exchange_for(job, segment.pool, own)
+        stages = slice(len(costs), len(costs) + segment.stages)
+        running = job.table(segment.pool, own).running
+        sums = (running[:, ends_SV[stages]] - running[:, firsts_SV[stages]]).sum(axis=2)
+        for forward, dense, experts, whole in zip(*sums.tolist(), cut.time_S[stages].tolist(), strict=True):
+            costs.append(
+                StageCost(
+                    forward_s=forward,
+                    backward_s=whole - forward,
+                    exchange_s=exchange.latency_s + dense * exchange.dense_s + experts * exchange.expert_s,
+                    gather_s=dense * exchange.gather_s + experts * exchange.expert_gather_s,
+                    optimizer_s=(dense * exchange.optimizer_s + experts * exchange.expert_optimizer_s) / 4,
+                )
+            )
+    return costs
+
+
+def _blocks(cut: Split, num_layers: int) -> tuple[Ints, Ints]:
+    """First and end block of every chunk, [S, V]: the embedding is the first's, the head the last's."""
+    ends = cut.ends_S[:, None] + np.arange(cut.virtual) * cut.ends_S[-1]
+    firsts = np.concatenate(([0], cut.ends_S[:-1]))[:, None] + np.arange(cut.virtual) * cut.ends_S[-1]
+    firsts, ends = firsts + 1, ends + 1
+    firsts[0, 0], ends[-1, -1] = 0, num_layers + 2
+    return firsts, ends
 
 
 def exchange_for(job: Job, pool: Pool, layout: Layout) -> Exchange:
