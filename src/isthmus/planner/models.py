@@ -1,0 +1,32 @@
+"""Published models by name, for rows and configurations that give no more than that."""
+
+import re
+from functools import cache
+
+from isthmus.planner.catalogue import build_catalogue
+from isthmus.planner.known_model import KnownModel
+
+_VARIANT = re.compile(r"[-_ ]+(hf|base|chat|instruct|it|v0\.\d|bf16|thinking|\d{4})$")
+"""What a name may end in that leaves the shapes as they are."""
+
+
+def find_model(name: str) -> KnownModel | None:
+    """Whatever its case, hyphens, owner and variant: 'LLAMA3_70B', 'meta-llama/Llama-3.1-70B-Instruct'."""
+    plain = name.lower().rpartition("/")[2].strip().removeprefix("meta-")
+    while (shorter := _VARIANT.sub("", plain)) != plain:
+        plain = shorter
+    names = _by_name()
+    return names.get(_squash(plain)) or names.get(_squash(plain).removesuffix("moe"))
+
+
+def known_models() -> list[KnownModel]:
+    return list({id(model): model for model in _by_name().values()}.values())
+
+
+@cache
+def _by_name() -> dict[str, KnownModel]:
+    return {_squash(name): model for model in build_catalogue() for name in (model.name, *model.aliases)}
+
+
+def _squash(name: str) -> str:
+    return re.sub(r"[^a-z0-9]", "", name.lower())
