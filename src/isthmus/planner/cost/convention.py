@@ -1,0 +1,103 @@
+"""What a training system keeps in memory for a model: the formats it holds state in, what its kernels save for
+backward, and what it takes beside the model."""
+
+from typing import Literal
+
+import msgspec
+
+GIB = 2**30
+
+
+class Convention(msgspec.Struct, frozen=True, kw_only=True):
+    """Bytes are of one element where no other unit is named."""
+
+    name: str
+    weight_bytes: float = 2
+    """Of a parameter as matrix products read it."""
+    grad_bytes: float = 4
+    optimizer_bytes: float = 12
+    """Master copy and moments."""
+    reduce_bytes: float = 0
+    """Of a parameter, beside its gradient, while gradients are summed over more than one replica."""
+    narrow_bytes: float = 2
+    """Of a parameter's copies in fp8 or fp4, in layouts of that precision: as it is, and transposed. What
+    matrix products then read and keep takes half of 16 bits."""
+    cast_weights: bool = False
+    """Weights are converted for each matrix product, and the copy is kept for backward."""
+    residual_bytes: float = 0
+    """Of the residual stream; 0: as the matrix products have it."""
+    norm_bytes: float = 0
+    """A norm keeps so much beyond its input and its output."""
+    gate_tensors: int = 3
+    """[T, ffn] tensors that a gated feed-forward part keeps: gate, up and their product; 4: also silu(gate)."""
+    plain_tensors: int = 2
+    """The same of one without gate: 2 with GELU, 1 with ReLU, whose output is all that backward needs."""
+    flash: bool = True
+    """The attention core keeps no scores (arXiv 2205.14135)."""
+    dropout: bool = False
+    sequence_parallel: bool = True
+    """With tensor parallelism, what lies between its matrices is cut along the sequence."""
+    logit_bytes: float = 10
+    """Of a logit, at the peak of the loss; 0: the loss never holds them all."""
+    loss_grads: bool = False
+    """The loss makes the gradient of its matrix in the forward pass."""
+    context_bytes: float = 1.0 * GIB
+    """Device context, kernels, workspaces."""
+    group_bytes: float = 0.5 * GIB
+    """Buffers of the communication library, for each kind of group with more than one chip."""
+    tensor_bytes: float = 0.0
+    """With tensor parallelism: buffers that collectives on a stream of their own keep from being reused."""
+    fragmentation: float = 0.0
+    """Share of activations and transients that the allocator holds on top of them."""
+    spread: float = 0.08
+    """Standard deviation of the logarithm of (measured / predicted)."""
+
+
+MEGATRON = Convention(
+    name="megatron", logit_bytes=16, tensor_bytes=6.0 * GIB, fragmentation=0.0, spread=0.07
+)
+"""Megatron-LM with Transformer Engine: bf16 weights, fp32 gradients, fp32 master weights and moments."""
+MEGATRON_FP32 = msgspec.structs.replace(
+    MEGATRON, name="megatron-fp32", weight_bytes=4, optimizer_bytes=8, gate_tensors=4
+)
+DEEPSPEED = Convention(
+    name="deepspeed",
+    grad_bytes=2,
+    optimizer_bytes=16,
+    gate_tensors=4,
+    logit_bytes=16,
+    fragmentation=0.05,
+    spread=0.10,
+)
+"""DeepSpeed's bf16 optimizer under ZeRO: its share holds master weights, moments and an fp32 gradient."""
+FSDP = Convention(
+    name="fsdp",
+    weight_bytes=4,
+    optimizer_bytes=8,
+    norm_bytes=2,
+    gate_tensors=4,
+    logit_bytes=12,
+    fragmentation=0.05,
+    spread=0.10,
+)
+"""PyTorch FSDP with fp32 parameters, which are gathered in the format of the matrix products."""
+AMP = msgspec.structs.replace(FSDP, name="amp", cast_weights=True)
+"""PyTorch with autocast and plain data parallelism."""
+ISTHMUS = Convention(
+    name="isthmus",
+    weight_bytes=4,
+    optimizer_bytes=8,
+    reduce_bytes=4,
+    cast_weights=True,
+    residual_bytes=4,
+    logit_bytes=0,
+    loss_grads=True,
+    context_bytes=0.0,
+    group_bytes=0.0,
+    spread=0.05,
+)
+"""`isthmus train`: fp32 parameters, gradients and moments, whole on each rank; a loss in chunks. What the
+process takes before it holds a model is measured by a probe, and not in here."""
+
+CONVENTIONS = {each.name: each for each in (MEGATRON, MEGATRON_FP32, DEEPSPEED, FSDP, AMP, ISTHMUS)}
+Framework = Literal["megatron", "megatron-fp32", "deepspeed", "fsdp", "amp", "isthmus"]

@@ -1,0 +1,194 @@
+"""Published runs with the memory they took: settings of their sources, read from the scripts that ran them.
+
+Where a row does not say, its source's script for that model does; nothing here is about single rows.
+"""
+
+import csv
+import os
+import re
+from pathlib import Path
+from typing import NamedTuple
+
+import msgspec
+
+from isthmus.errors import InputError
+from isthmus.planner.cost.convention import DEEPSPEED, GIB, MEGATRON, MEGATRON_FP32, Convention
+from isthmus.planner.cost.shapes import Shapes, shapes_of
+from isthmus.planner.cost.stage_memory import even_bounds
+from isthmus.planner.known_model import KnownModel
+from isthmus.planner.layout import Layout, Recompute, Sharding
+from isthmus.planner.models import find_model
+from isthmus.spec.model import ModelSpec
+
+ROWS_VARIABLE = "ISTHMUS_PUBLISHED_RUNS"
+Row = dict[str, str]
+
+SAILOR = msgspec.structs.replace(
+    MEGATRON_FP32,
+    name="sailor",
+    reduce_bytes=4,
+    plain_tensors=2,
+    flash=False,
+    sequence_parallel=False,
+    tensor_bytes=0.0,
+    fragmentation=0.0,
+    context_bytes=5.06e9,
+    group_bytes=0.0,
+)
+"""Megatron-DeepSpeed in fp32 without ZeRO, as Sailor ran it (ae_scripts/clariden_scripts/run_opt.slurm); its
+simulator books 5.06 GB for kernels of this platform (runtime_simulator.py)."""
+
+
+class Usual(NamedTuple):
+    """Settings of a source for one model."""
+
+    convention: Convention
+    seq_len: int
+    micro_batch: int = 1
+    accumulate: int = 512
+    """Micro-batches of a step, where the row does not say."""
+    sharding: Sharding = 1
+    recompute: Recompute = "none"
+    tied: bool = False
+    learned: bool = False
+    vocab: int = 0
+    """With the padding; 0: the model's."""
+    heads: int = 0
+
+
+def _change(convention: Convention, **changes: object) -> Convention:
+    return msgspec.structs.replace(convention, **changes)
+
+
+_FLAGSCALE = _change(MEGATRON, gate_tensors=4)
+"""Legacy Megatron-LM layers, whose SwiGLU is not fused."""
+USUAL = {
+    # megatron-core 0.6.0: its defaults are dropout 0.1, learned positions and a tied head
+    "llama3_8B-megatron": Usual(_change(MEGATRON, dropout=True), 8192, tied=True, learned=True, vocab=128_256),
+    "llama3_70B-megatron": Usual(_change(MEGATRON, dropout=True), 8192, tied=True, learned=True, vocab=128_256),
+    "llama2_70B-megatron": Usual(_FLAGSCALE, 4096, accumulate=44),
+    "aquila2_7b-flagscale": Usual(_change(_FLAGSCALE, sequence_parallel=False), 2048, accumulate=9),
+    "llama2_7b-deepspeed": Usual(
+        _change(DEEPSPEED, norm_bytes=10), 4096, accumulate=1, sharding=3
+    ),  # transformers' layers: norms in fp32
+    "llama2_7b-megatron-deepspeed": Usual(DEEPSPEED, 4096, accumulate=32),
+    "baichuan2_13b-deepspeed": Usual(
+        _change(DEEPSPEED, norm_bytes=10, flash=False), 2048, accumulate=8, recompute="full"
+    ),
+    "sailor/OPT-350": Usual(
+        _change(SAILOR, plain_tensors=1), 2048, sharding=0, learned=True, vocab=50_688
+    ),  # ReLU; GPT-2's tokenizer
+    "sailor/GPT-NEO": Usual(SAILOR, 2048, sharding=0, tied=True, learned=True, vocab=50_688, heads=32),
+}
+
+
+class Case(NamedTuple):
+    """A run, ready to be predicted."""
+
+    id: str
+    setting: str
+    """Key of USUAL."""
+    shapes: Shapes
+    layout: Layout
+    bounds: list[tuple[int, int]]
+    convention: Convention
+    used_gib: float
+    """0 where it ran out of memory."""
+    total_gib: float
+
+
+def read_rows() -> list[Row]:
+    """Rows of the file that the environment names."""
+    place = os.environ.get(ROWS_VARIABLE)
+    if not place or not Path(place).is_file():
+        raise InputError(
+            "there are no published runs to compare with",
+            where=ROWS_VARIABLE,
+            hint="set it to a CSV file with the columns of published runs",
+        )
+    with Path(place).open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def memory_cases(rows: list[Row]) -> list[Case]:
+    """Of the rows that say what memory was used, or that it ran out."""
+    told = [row for row in rows if row["memory_used_gib"] or "OUT OF MEMORY" in row["notes"]]
+    return [case for row in told if (case := case_of(row)) is not None]
+
+
+def case_of(row: Row) -> Case | None:
+    """None where the source's settings are not known."""
+    place = row["url_or_repo_path"].replace("validation/clariden/", "sailor/")
+    setting = next((name for name in USUAL if f"/{name}/" in place), None)
+    known = find_model(row["model"])
+    if setting is None or known is None:
+        return None
+    usual = USUAL[setting]
+    known = _adapted(known, usual)
+    layout = _layout(row, usual)
+    convention = usual.convention
+    if row["precision"] == "fp32":
+        convention = _change(convention, weight_bytes=4, optimizer_bytes=8, flash=False)  # flash is of 16 bits
+    total = re.search(r"used/total [\d.]+/([\d.]+)", row["notes"])
+    return Case(
+        id=row["id"],
+        setting=setting,
+        shapes=shapes_of(known),
+        layout=layout,
+        bounds=_bounds(row["notes"], known.model, layout),
+        convention=convention,
+        used_gib=float(row["memory_used_gib"] or 0),
+        total_gib=float(total.group(1)) if total else 96.0 if "GH-96" in row["chip"] else 80.0,
+    )
+
+
+def _adapted(known: KnownModel, usual: Usual) -> KnownModel:
+    spec = known.model
+    heads = usual.heads or spec.num_heads
+    spec = msgspec.structs.replace(
+        spec,
+        vocab_size=usual.vocab or spec.vocab_size,
+        tied_head=usual.tied,
+        max_seq_len=usual.seq_len,
+        num_heads=heads,
+        num_kv_heads=heads if usual.heads else spec.num_kv_heads,
+        head_dim=spec.hidden_size // heads if usual.heads else spec.head_dim,
+    )
+    positions = "learned" if usual.learned else known.positions
+    return msgspec.structs.replace(known, model=spec, positions=positions, embed_dim=0)
+
+
+def _layout(row: Row, usual: Usual) -> Layout:
+    notes = row["notes"]
+    said = dict(re.findall(r"\b(LBS|GAS|MPE)=(\d+)", notes))
+    tp, pp, dp = (int(row[name] or 1) for name in ("tp", "pp", "dp"))
+    micro_batch = int(row["micro_batch"] or said.get("LBS", usual.micro_batch))
+    batches = int(row["global_batch"] or 0) // (micro_batch * dp)
+    precision = "fp32" if row["precision"] == "fp32" or usual.convention.name == "sailor" else "bf16"
+    return Layout(
+        tp=tp,
+        pp=pp,
+        dp=dp,
+        micro_batch=micro_batch,
+        micro_batches=batches or int(said.get("GAS", usual.accumulate)),
+        seq_len=int(row["seq"] or said.get("MPE", usual.seq_len)),
+        recompute="selective" if "recompute=True" in notes else usual.recompute,
+        sharding=usual.sharding,
+        precision="fp8" if "fp8" in row["precision"] else precision,
+    )
+
+
+def _bounds(notes: str, model: ModelSpec, layout: Layout) -> list[tuple[int, int]]:
+    """Sailor's splits count the embedding and the head as layers."""
+    split = re.search(r"layer split ([\d/]+)", notes)
+    if split is None:
+        return even_bounds(model.num_layers, layout.pp)
+    sizes = [int(size) for size in split.group(1).split("/")]
+    sizes[0] -= 1
+    sizes[-1] -= 1
+    ends = [sum(sizes[: index + 1]) for index in range(len(sizes))]
+    return list(zip([0, *ends[:-1]], ends, strict=True))
+
+
+def used_bytes(case: Case) -> float:
+    return case.used_gib * GIB
