@@ -22,6 +22,10 @@ class Convention(msgspec.Struct, frozen=True, kw_only=True):
     narrow_bytes: float = 2
     """Of a parameter's copies in fp8 or fp4, in layouts of that precision: as it is, and transposed. What
     matrix products then read and keep takes half of 16 bits."""
+    frees_gathered: bool = True
+    """Under ZeRO stage 3, gathered weights go after forward and are gathered again for backward. Not so with
+    `reshard_after_forward=False`, or where autograd keeps a view of them (DeepSpeed without
+    `mem_efficient_linear`)."""
     cast_weights: bool = False
     """Weights are converted for each matrix product, and the copy is kept for backward."""
     residual_bytes: float = 0
@@ -53,10 +57,10 @@ class Convention(msgspec.Struct, frozen=True, kw_only=True):
     """Standard deviation of the logarithm of (measured / predicted)."""
 
 
-MEGATRON = Convention(
-    name="megatron", logit_bytes=16, tensor_bytes=6.0 * GIB, fragmentation=0.0, spread=0.07
-)
-"""Megatron-LM with Transformer Engine: bf16 weights, fp32 gradients, fp32 master weights and moments."""
+MEGATRON = Convention(name="megatron", logit_bytes=16, tensor_bytes=6.0 * GIB, spread=0.07)
+"""Megatron-LM with Transformer Engine: bf16 weights, fp32 gradients, fp32 master weights and moments. The loss
+has logits in 16 bits, in fp32, their exponentials, and both gradients. `tensor_bytes` is what 11 published
+runs took with tensor parallelism beyond what is accounted for (`memory_fit`)."""
 MEGATRON_FP32 = msgspec.structs.replace(
     MEGATRON, name="megatron-fp32", weight_bytes=4, optimizer_bytes=8, gate_tensors=4
 )

@@ -123,6 +123,8 @@ def state_bytes(params: ChipParams, layout: Layout, convention: Convention) -> S
     weights = gradients = optimizer = 0.0
     for count, replicas in groups:
         weights += count * weight / (replicas if layout.sharding == 3 else 1)
+        if layout.sharding == 3 and not convention.frees_gathered:
+            weights += count * element_bytes(layout)
         reduced = convention.reduce_bytes if replicas > 1 else 0.0
         gradients += count * (grad / (replicas if layout.sharding >= 2 else 1) + reduced)
         optimizer += count * convention.optimizer_bytes / (replicas if layout.sharding >= 1 else 1)
@@ -134,7 +136,8 @@ def gathered_bytes(params: ChipParams, layout: Layout, convention: Convention) -
     the format of the products, and its gradient until that is shared out. Stage 2: the gradient alone."""
     count = params.dense + params.experts
     if layout.sharding == 3:
-        return count * (PREFETCHED * element_bytes(layout) + convention.grad_bytes)
+        gathered = PREFETCHED * element_bytes(layout) if convention.frees_gathered else 0.0
+        return count * (gathered + convention.grad_bytes)
     return count * convention.grad_bytes if layout.sharding == 2 else 0.0
 
 

@@ -1,0 +1,176 @@
+"""Predicted against measured memory: published runs, closed numbers of a paper, a training process of ours."""
+
+from collections.abc import Sequence
+from statistics import mean, median
+from typing import NamedTuple
+
+import msgspec
+
+from isthmus.planner.cost.convention import GIB, MEGATRON
+from isthmus.planner.cost.memory_fit import Measured, MemoryFit, fit_memory
+from isthmus.planner.cost.shapes import shapes_of
+from isthmus.planner.cost.stage_memory import StageMemory, even_bounds, pipeline_memory
+from isthmus.planner.known_model import KnownModel
+from isthmus.planner.layout import Layout, Recompute
+from isthmus.spec.model import ModelSpec
+from isthmus_bench.document import Result
+from isthmus_bench.planner.memory_rows import Case, memory_cases, read_rows, used_bytes
+
+PEERS = {
+    "Calculon (parameters and optimizer, its own 8 cases)": 0.0849,
+    "Sailor (as published, its own rows)": 0.0556,
+}
+
+
+class Judged(NamedTuple):
+    """A case and what was predicted of it by a fit that did not see it."""
+
+    case: Case
+    predicted: float
+    """Bytes."""
+    plain: float
+    """Bytes, by the convention alone."""
+
+    @property
+    def error(self) -> float:
+        return self.predicted / used_bytes(self.case) - 1
+
+
+def run(quick: bool) -> list[Result]:
+    """Seconds. `quick` changes nothing."""
+    judged = judge(memory_cases(read_rows()))
+    ran = [each for each in judged if each.case.used_gib]
+    out = [each for each in judged if not each.case.used_gib]
+    errors = [abs(each.error) for each in ran]
+    plain = mean(abs(each.plain / used_bytes(each.case) - 1) for each in ran)
+    worst = max(ran, key=lambda each: abs(each.error))
+    note = (
+        f"{len(ran)} runs, each by a fit of its framework that left it out: median {median(errors):.3f}, without "
+        f"any fit {plain:.3f}; {_by_framework(ran)}; worst {worst.case.id} ({worst.case.setting}) {worst.error:+.3f}"
+    )
+    feasible = [each for each in out if each.predicted <= each.case.total_gib * GIB]
+    refused = [each.case.id for each in ran if each.predicted > each.case.total_gib * GIB]
+    said = ", ".join(f"{each.case.id}: {each.predicted / GIB:.0f} GiB" for each in out)
+    return [
+        Result("planner.memory_error", mean(errors), "ratio", PEERS, note),
+        Result(
+            "planner.memory_error.feasible_but_oom",
+            len(feasible),
+            "count",
+            {},
+            f"of {len(out)} runs that ran out ({said}); of those that ran, called infeasible: {refused or 'none'}",
+        ),
+        korthikanti(),
+    ]
+
+
+def framework(case: Case) -> str:
+    return case.convention.name
+
+
+def judge(cases: Sequence[Case]) -> list[Judged]:
+    """Each by a fit to the other runs of its framework; runs of one layout are left out together."""
+    peaks = {case.id: fullest(case) for case in cases}
+    judged = []
+    for case in cases:
+        others = [
+            each
+            for each in cases
+            if framework(each) == framework(case) and each.used_gib and _alike(each) != _alike(case)
+        ]
+        fit = fit_memory([Measured(peaks[each.id], used_bytes(each), each.layout.tp > 1) for each in others])
+        judged.append(Judged(case, predict(case, fit), predict(case, MemoryFit())))
+    return judged
+
+
+def predict(case: Case, fit: MemoryFit) -> float:
+    """Bytes on the fullest chip."""
+    stages = pipeline_memory(case.shapes, case.layout, case.bounds, fit.apply(case.convention))
+    return max(stage.total for stage in stages)
+
+
+def fullest(case: Case) -> StageMemory:
+    return max(
+        pipeline_memory(case.shapes, case.layout, case.bounds, case.convention), key=lambda each: each.total
+    )
+
+
+def _alike(case: Case) -> tuple[str, int, int, int, int]:
+    layout = case.layout
+    return case.setting, layout.tp, layout.pp, layout.dp, layout.micro_batch
+
+
+def _by_framework(ran: Sequence[Judged]) -> str:
+    names = sorted({framework(each.case) for each in ran})
+    parts = []
+    for name in names:
+        own = [abs(each.error) for each in ran if framework(each.case) == name]
+        parts.append(f"{name} {mean(own):.3f} of {len(own)}")
+    return ", ".join(parts)
+
+
+class Closed(NamedTuple):
+    """A model of arXiv 2205.05198, table 3, and its bars of figure 1: GiB as Calculon's validation reads them."""
+
+    hidden: int
+    heads: int
+    layers: int
+    pp: int
+    virtual: int
+    micro_batch: int
+    states: float
+    activations: float
+    less: float
+    """Activations with sequence parallelism and selective recompute."""
+
+
+FIGURE_1 = [
+    Closed(6144, 64, 48, 1, 1, 4, 45.5625, 59.25, 9.5625),
+    Closed(12_288, 96, 96, 8, 3, 1, 45.5625, 66.84375, 12.3515625),
+    Closed(20_480, 128, 105, 35, 3, 1, 31.640625, 114.0234375, 23.076171875),
+    Closed(25_600, 160, 128, 64, 1, 1, 32.958984375, 131.25, 26.5625),
+]
+
+
+def korthikanti() -> Result:
+    """States and activations of the first stage, layers alone, as the figure has them."""
+    errors = []
+    for closed in FIGURE_1:
+        full, less = _first_stage(closed, "none"), _first_stage(closed, "selective")
+        states = (full.weights + full.gradients + full.optimizer) / GIB
+        pairs = (
+            (states, closed.states),
+            (full.activations / GIB, closed.activations),
+            (less.activations / GIB, closed.less),
+        )
+        errors += [abs(ours / theirs - 1) for ours, theirs in pairs]
+    note = f"{len(errors)} bars of arXiv 2205.05198, figure 1, which are arithmetic themselves; worst {max(errors):.4f}"
+    return Result("planner.memory_error.paper", mean(errors), "ratio", {"Calculon": 0.0529}, note)
+
+
+def _first_stage(closed: Closed, recompute: Recompute) -> StageMemory:
+    """On two stages at least, so that the head is elsewhere; the embedding has no rows."""
+    spec = ModelSpec(
+        vocab_size=1,
+        hidden_size=closed.hidden,
+        num_layers=closed.layers,
+        num_heads=closed.heads,
+        num_kv_heads=closed.heads,
+        head_dim=closed.hidden // closed.heads,
+        ffn_size=4 * closed.hidden,
+    )
+    known = KnownModel(name="", model=spec, params=0, ffn_matrices=2)
+    convention = msgspec.structs.replace(
+        MEGATRON, flash=False, dropout=True, sequence_parallel=recompute != "none", logit_bytes=0
+    )
+    layout = Layout(
+        tp=8,
+        pp=closed.pp,
+        virtual=closed.virtual,
+        micro_batch=closed.micro_batch,
+        micro_batches=512,
+        seq_len=2048,
+        recompute=recompute,
+        sharding=0,
+    )
+    return pipeline_memory(shapes_of(known), layout, even_bounds(closed.layers, closed.pp), convention)[0]
