@@ -66,13 +66,17 @@ _FLAGSCALE = _change(_MEGATRON, gate_tensors=4)
 """Legacy Megatron-LM layers, whose SwiGLU is not fused."""
 USUAL = {
     # megatron-core 0.6.0: its defaults are dropout 0.1, learned positions and a tied head
-    "llama3_8B-megatron": Usual(_change(_MEGATRON, dropout=True), 8192, tied=True, learned=True, vocab=128_256),
-    "llama3_70B-megatron": Usual(_change(_MEGATRON, dropout=True), 8192, tied=True, learned=True, vocab=128_256),
+    "llama3_8B-megatron": Usual(
+        _change(_MEGATRON, dropout=True), 8192, tied=True, learned=True, vocab=128_256
+    ),
+    "llama3_70B-megatron": Usual(
+        _change(_MEGATRON, dropout=True), 8192, tied=True, learned=True, vocab=128_256
+    ),
     "llama2_70B-megatron": Usual(_FLAGSCALE, 4096, accumulate=44),
     "aquila2_7b-flagscale": Usual(_change(_FLAGSCALE, sequence_parallel=False), 2048, accumulate=9),
     "llama2_7b-deepspeed": Usual(
         _change(DEEPSPEED, norm_bytes=4, logit_bytes=20, frees_gathered=False), 4096, accumulate=1, sharding=3
-    ),  # transformers' layers: norms in fp32, logits in fp32 and shifted; zero.Init(mem_efficient_linear=False)
+    ),  # transformers' layers: norms and logits in fp32; zero.Init(mem_efficient_linear=False)
     "llama2_7b-megatron-deepspeed": Usual(DEEPSPEED, 4096, accumulate=32),
     "baichuan2_13b-deepspeed": Usual(
         _change(DEEPSPEED, norm_bytes=4, logit_bytes=20, flash=False), 2048, accumulate=8, recompute="full"
@@ -130,7 +134,9 @@ def case_of(row: Row) -> Case | None:
     layout = _layout(row, usual)
     convention = usual.convention
     if row["precision"] == "fp32":
-        convention = _change(convention, weight_bytes=4, optimizer_bytes=8, flash=False)  # flash is of 16 bits
+        convention = _change(
+            convention, weight_bytes=4, optimizer_bytes=8, flash=False
+        )  # flash is of 16 bits
     total = re.search(r"used/total [\d.]+/([\d.]+)", row["notes"])
     return Case(
         id=row["id"],

@@ -59,7 +59,7 @@ class Kept(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class BlockBytes:
-    """Arrays over kinds of block [4], in the order of `shapes`; index them by `Shapes.kinds` for all blocks."""
+    """Arrays over kinds of block [4], in the order of `shapes`; `Shapes.kinds` as index gives all blocks."""
 
     state: Floats
     activations: Floats
@@ -114,26 +114,34 @@ def expert_replicas(layout: Layout) -> float:
 def state_bytes(params: ChipParams, layout: Layout, convention: Convention) -> State:
     """Weights, gradients and optimizer; ZeRO stages 1, 2, 3 share out the optimizer, gradients too, weights
     too, over the replicas (arXiv 1910.02054, sec. 5), context-parallel chips being replicas of parameters."""
-    groups = ((params.dense, layout.dp * layout.cp), (params.experts, expert_replicas(layout)))
-    weight, grad = convention.weight_bytes, convention.grad_bytes
+    weight = convention.weight_bytes
     if layout.precision in ("fp8", "fp4") and layout.sharding < 3:
         weight += convention.narrow_bytes
-    if convention.cast_weights and layout.precision != "fp32" and convention.weight_bytes > 2:
-        weight += 2
-    weights = gradients = optimizer = 0.0
-    for count, replicas in groups:
-        weights += count * weight / (replicas if layout.sharding == 3 else 1)
-        if layout.sharding == 3 and not convention.frees_gathered:
-            weights += count * element_bytes(layout)
-        reduced = convention.reduce_bytes if replicas > 1 else 0.0
-        gradients += count * (grad / (replicas if layout.sharding >= 2 else 1) + reduced)
-        optimizer += count * convention.optimizer_bytes / (replicas if layout.sharding >= 1 else 1)
-    return State(weights, gradients, optimizer)
+    cast = 2 if convention.cast_weights and layout.precision != "fp32" and layout.sharding < 3 else 0
+    dense = _shared_out(params.dense, layout.dp * layout.cp, weight + cast, layout, convention)
+    if not params.experts:
+        return dense
+    weight += cast * convention.cast_experts
+    experts = _shared_out(params.experts, expert_replicas(layout), weight, layout, convention)
+    return State(*(one + other for one, other in zip(dense, experts, strict=True)))
+
+
+def _shared_out(
+    count: float, replicas: float, weight: float, layout: Layout, convention: Convention
+) -> State:
+    """Of `count` parameters that so many chips hold."""
+    stage = layout.sharding
+    weights = count * weight / (replicas if stage == 3 else 1)
+    if stage == 3 and not convention.frees_gathered:
+        weights += count * element_bytes(layout)
+    reduced = convention.reduce_bytes if replicas > 1 else 0.0
+    gradients = count * (convention.grad_bytes / (replicas if stage >= 2 else 1) + reduced)
+    return State(weights, gradients, count * convention.optimizer_bytes / (replicas if stage >= 1 else 1))
 
 
 def gathered_bytes(params: ChipParams, layout: Layout, convention: Convention) -> float:
-    """What one layer brings together while it runs under ZeRO stage 3: parameters of itself and of the next in
-    the format of the products, and its gradient until that is shared out. Stage 2: the gradient alone."""
+    """What one layer brings together while it runs under ZeRO stage 3: parameters of itself and of the next
+    in the format of the products, and its gradient until that is shared out. Stage 2: the gradient alone."""
     count = params.dense + params.experts
     if layout.sharding == 3:
         gathered = PREFETCHED * element_bytes(layout) if convention.frees_gathered else 0.0
@@ -161,28 +169,39 @@ def kept_bytes(shapes: Shapes, layout: Layout, convention: Convention, kind: int
         return Kept(mask + 8 * tokens, mask + 8 * tokens, 0.0, 0.0)
     residual = convention.residual_bytes or element
     operand = operand_bytes(layout)
-    norms = cut * shapes.hidden * 2 * (residual + operand + convention.norm_bytes + convention.dropout)
+    norm = residual + operand + convention.norm_bytes + convention.dropout
+    norms = 2 * cut * shapes.hidden * norm
+    attention = _attention_bytes(shapes, layout, convention)
     scores = _score_bytes(shapes, layout, convention)
-    attention = tokens / layout.tp * element * shapes.attention + cut * element * shapes.latent
-    if operand < element:
-        attention += tokens / layout.tp * operand * shapes.core_out
     ffn, product, inside = _ffn_bytes(shapes, layout, convention, kind == MOE)
     everything = norms + attention + scores + ffn
     spared = 0.0
     if layout.recompute == "selective":
-        spared = scores if scores else cut * shapes.hidden * 2 * operand + product
+        spared = scores if scores else 2 * cut * shapes.hidden * operand + product
     elif layout.recompute == "full":
         spared = everything - cut * shapes.hidden * residual
     kept, checkpoint = everything - spared, cut * shapes.hidden * residual
     gradients = tokens * element * 2 * shapes.hidden + inside
     again = everything - checkpoint
-    return Kept(checkpoint if layout.recompute == "full" else kept, checkpoint, gradients + spared, gradients + again)
+    return Kept(
+        checkpoint if layout.recompute == "full" else kept, checkpoint, gradients + spared, gradients + again
+    )
 
 
 def _setting(layout: Layout, convention: Convention) -> tuple[float, float, float]:
     """(tokens of a tensor-parallel group, tokens of a chip between its matrices, bytes of an element)"""
     tokens = layout.micro_batch * layout.seq_len / layout.cp
     return tokens, tokens / (layout.tp if convention.sequence_parallel else 1), element_bytes(layout)
+
+
+def _attention_bytes(shapes: Shapes, layout: Layout, convention: Convention) -> float:
+    """Queries, keys, values and output of the core. The output is the core's and the projection's, so a
+    narrow format adds its own copy; what norms of queries and keys read is kept beside what they give."""
+    tokens, cut, element = _setting(layout, convention)
+    width = element * shapes.attention + (convention.residual_bytes or element) * shapes.qk_norm
+    if operand_bytes(layout) < element:
+        width += operand_bytes(layout) * shapes.core_out
+    return tokens / layout.tp * width + cut * element * shapes.latent
 
 
 def _score_bytes(shapes: Shapes, layout: Layout, convention: Convention) -> float:
@@ -194,36 +213,59 @@ def _score_bytes(shapes: Shapes, layout: Layout, convention: Convention) -> floa
     return layout.micro_batch * layout.seq_len**2 / layout.cp * shapes.heads / layout.tp * each
 
 
-def _ffn_bytes(shapes: Shapes, layout: Layout, convention: Convention, moe: bool) -> tuple[float, float, float]:
+def _ffn_bytes(
+    shapes: Shapes, layout: Layout, convention: Convention, moe: bool
+) -> tuple[float, float, float]:
     """(kept, of which the product that is cheap to compute again, gradients inside).
 
-    A token that goes to k experts is there k times: dispatched (gathered over the chips that share an expert),
-    through the expert, and once more before the results are summed with the router's weights; its logits and
-    probabilities are fp32.
+    A token that goes to k experts is there k times: dispatched (gathered over the chips that share an
+    expert), through the expert, and once more before the results are summed with the router's weights; its
+    logits and probabilities are fp32.
     """
-    tokens, cut, element = _setting(layout, convention)
+    tokens, _, element = _setting(layout, convention)
     tensors = convention.gate_tensors if shapes.gated else convention.plain_tensors
-    tokens /= layout.tp
-    width = shapes.shared_ffn if moe else shapes.ffn
-    routed = shapes.top_k * shapes.expert_ffn if moe else 0
-    columns = tokens * (width + routed)
-    product = columns * operand_bytes(layout)
-    kept = columns * element * (tensors - 1) + product
+    columns = tokens / layout.tp * (shapes.shared_ffn if moe else shapes.ffn)
+    product = columns * operand_bytes(layout) if tensors > 1 + shapes.gated else 0.0
+    kept = columns * element * (tensors - (product > 0)) + product
     inside = (3 if shapes.gated else 2) * columns * element
-    if moe:
-        copies = cut * shapes.top_k * shapes.hidden * element
-        kept += copies * (layout.expert_tp + 1) + cut * 8 * shapes.experts
-        inside += copies
-    return kept, product if tensors > 1 else 0.0, inside
+    if not moe:
+        return kept, product, inside
+    routed = _routed_bytes(shapes, layout, convention)
+    return kept + routed.kept, product + routed.product, inside + routed.inside
+
+
+class _Routed(NamedTuple):
+    kept: float
+    product: float
+    inside: float
+
+
+def _routed_bytes(shapes: Shapes, layout: Layout, convention: Convention) -> _Routed:
+    tokens, cut, element = _setting(layout, convention)
+    tensors = min(convention.expert_tensors, 3 if shapes.gated else 2)
+    columns = tokens / layout.tp * shapes.top_k * shapes.expert_ffn
+    product = columns * operand_bytes(layout) if tensors > 1 + shapes.gated else 0.0
+    kept = columns * element * (tensors - (product > 0)) + product
+    copy = cut * shapes.top_k * shapes.hidden * element
+    sent = layout.expert_tp if convention.expert_copies else 0
+    kept += copy * (sent + max(0, convention.expert_copies - 1)) + cut * 8 * shapes.experts
+    if convention.router_copy and element < 4:
+        kept += cut * 4 * shapes.hidden
+    return _Routed(kept, product, (3 if shapes.gated else 2) * columns * element + copy)
 
 
 def _head_bytes(shapes: Shapes, layout: Layout, convention: Convention) -> Kept:
-    """Last norm, input of the output layer, and the logits with what the loss makes of them."""
+    """Last norm, input of the output layer, and the logits with what the loss makes of them. A loss that
+    makes the matrix's gradient in forward holds it twice in backward, as it is and scaled."""
     tokens, cut, element = _setting(layout, convention)
     residual = convention.residual_bytes or element
-    kept = cut * shapes.hidden * (residual + element) + tokens * convention.logit_bytes * shapes.vocab / layout.tp
+    kept = (
+        cut * shapes.hidden * (residual + element)
+        + tokens * convention.logit_bytes * shapes.vocab / layout.tp
+    )
     if convention.loss_grads:
-        kept += shapes.vocab * shapes.hidden / layout.tp * convention.grad_bytes + tokens * shapes.hidden * element
+        matrix = shapes.vocab * shapes.hidden / layout.tp * convention.grad_bytes
+        kept += 2 * matrix + tokens * shapes.hidden * element
     return Kept(kept, kept, 0.0, 0.0)
 
 

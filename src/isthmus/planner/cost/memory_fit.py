@@ -1,8 +1,8 @@
 """What a framework on a machine takes beyond the formulas, from runs whose memory was measured.
 
-Three numbers, on top of a convention: bytes that every process has, bytes that it has with tensor parallelism,
-and a share of what comes and goes that the allocator holds as well. All are pulled towards none, so that one or
-two runs move them little.
+Three numbers, on top of a convention: bytes that every process has, bytes that it has with tensor
+parallelism, and a share of what comes and goes that the allocator holds as well. All are pulled towards none,
+so that one or two runs move them little.
 """
 
 from collections.abc import Sequence

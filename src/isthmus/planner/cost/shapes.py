@@ -35,6 +35,8 @@ class Shapes:
     """Queries, keys, values and the core's output, as the attention core has them."""
     core_out: float
     """The core's output alone."""
+    qk_norm: float
+    """Queries and keys, where they are normed."""
     latent: float
     """Compressed queries and keys, before and after their norms (multi-head latent attention)."""
     ffn: int
@@ -60,6 +62,7 @@ def shapes_of(model: ModelSpec | KnownModel) -> Shapes:
         heads=spec.num_heads,
         attention=_attention_width(spec, known.latent),
         core_out=spec.num_heads * (known.latent.value_dim if known.latent else spec.head_dim),
+        qk_norm=(spec.num_heads + spec.num_kv_heads) * spec.head_dim * float(spec.qk_norm != "none"),
         latent=2.0 * (known.latent.q_rank + known.latent.kv_rank) if known.latent else 0.0,
         ffn=spec.ffn_size,
         gated=known.ffn_matrices == 3,

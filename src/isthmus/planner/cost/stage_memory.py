@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 from isthmus.planner.cost.convention import MEGATRON, Convention
 from isthmus.planner.cost.memory import (
@@ -33,9 +34,7 @@ class StageMemory:
 
     @property
     def total(self) -> float:
-        return (
-            self.weights + self.gradients + self.optimizer + self.activations + self.transient + self.fixed
-        )
+        return self.weights + self.gradients + self.optimizer + self.activations + self.transient + self.fixed
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,20 +83,28 @@ def _stage(
     layout: Layout,
     convention: Convention,
 ) -> StageMemory:
-    """Args: ends: (holds the embedding, holds the head); run: (micro-batches in flight, layers recomputed)."""
+    """Args:
+    ends: (holds the embedding, holds the head).
+    run: (micro-batches in flight, layers recomputed whole).
+    """
     flying, again = run
     held = [EMBEDDING] * ends[0] + kinds + [HEAD] * ends[1]
     states = [blocks.state[kind] for kind in held]
     kept = [blocks.kept[kind] for kind in kinds]
-    activations = sum(each.checkpoint for each in kept[:again]) + sum(each.activations for each in kept[again:])
+    activations = sum(each.checkpoint for each in kept[:again]) + sum(
+        each.activations for each in kept[again:]
+    )
     activations = flying * (activations + ends[0] * blocks.kept[EMBEDDING].activations)
     working = [each.recomputed for each in kept[:again]] + [each.working for each in kept[again:]]
     working = [own + blocks.gathered[kind] for own, kind in zip(working, kinds, strict=True)]
     loss = blocks.kept[HEAD].activations + blocks.gathered[HEAD] if ends[1] else 0.0
     transient = max([loss, *working])
+    gradients = sum(each.gradients for each in states)
+    if not convention.grad_buffers and layout.micro_batches == 1:
+        gradients -= min(gradients, activations)
     return StageMemory(
         weights=sum(each.weights for each in states),
-        gradients=sum(each.gradients for each in states),
+        gradients=gradients,
         optimizer=sum(each.optimizer for each in states),
         activations=activations,
         transient=transient,
@@ -106,9 +113,9 @@ def _stage(
 
 
 def in_flight(layout: Layout, stage: int) -> float:
-    """Micro-batches whose activations a stage holds at its peak: min(m, p - s) in 1F1B; interleaved chunks add
-    up to (2 (p - 1 - s) + (v - 1) p + 1) / v, on the first stage 1 + (p - 1) / (p v) times the whole model's
-    (arXiv 2205.05198, sec. 4.2.3)."""
+    """Micro-batches whose activations a stage holds at its peak: min(m, p - s) in 1F1B; interleaved chunks
+    add up to (2 (p - 1 - s) + (v - 1) p + 1) / v, on the first stage 1 + (p - 1) / (p v) times the whole
+    model's (arXiv 2205.05198, sec. 4.2.3)."""
     after = layout.pp - 1 - stage
     if layout.virtual > 1 and layout.pp > 1:
         return min(layout.micro_batches, (2 * after + (layout.virtual - 1) * layout.pp + 1) / layout.virtual)
@@ -119,4 +126,4 @@ def even_bounds(num_layers: int, num_stages: int) -> list[tuple[int, int]]:
     """Consecutive layers, the first stages one more where they do not divide."""
     each, more = divmod(num_layers, num_stages)
     firsts = [stage * each + min(stage, more) for stage in range(num_stages + 1)]
-    return list(zip(firsts[:-1], firsts[1:], strict=True))
+    return list(pairwise(firsts))
