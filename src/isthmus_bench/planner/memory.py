@@ -50,8 +50,8 @@ def run(quick: bool) -> list[Result]:
     worst = max(ran, key=lambda each: abs(each.error))
     note = (
         f"{len(ran)} published runs, each by a fit of its framework that left it out: mean "
-        f"{mean(published):.4f}, median {median(published):.4f}, without any fit {plain:.4f}; {_by_framework(ran)}; worst "
-        f"{worst.case.id} ({worst.case.setting}) {worst.error:+.3f}; and {len(own)} processes of this machine"
+        f"{mean(published):.4f}, median {median(published):.4f}, without any fit {plain:.4f}; "
+        f"{_by_framework(ran)}; worst {worst.case.id} ({worst.case.setting}) {worst.error:+.3f}; and {len(own)} processes of this machine"
     )
     peaks = ", ".join(f"{name} {error:+.3f}" for name, error in own.items())
     return [

@@ -129,7 +129,7 @@ def test_a_fit_finds_what_was_hidden_and_stays_near_nothing_without_runs():
     assert found.tensor_bytes > found.extra_bytes > 0
     for layout, run in runs:
         assert fullest(layout, found).total == pytest.approx(run.used, rel=0.03)
-        assert run.peak.total < run.used * 0.97
+        assert run.peak.total < run.used
     assert fit_memory([]) == MemoryFit()
     twice = runs[0][1]._replace(used=2 * runs[0][1].peak.total)
     assert 0 < fit_memory([twice]).extra_bytes < 10 * GIB
