@@ -18,7 +18,7 @@ from isthmus.wire import codecs
 
 FOLDER = Path("/run/server")
 LAYOUT = build_layout([("w", (37, 11)), ("b", (129,))], {}, 2)
-OUTER = OuterSpec(block_size=16, snapshot_every=3)
+OUTER = OuterSpec(codec="int8", down_codec="int8", block_size=16, snapshot_every=3)
 FIRST = np.random.default_rng(0).standard_normal(LAYOUT.size).astype(np.float32)
 
 

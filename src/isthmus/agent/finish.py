@@ -5,6 +5,7 @@ from isthmus.journal.writer import Journal
 from isthmus.outer.ledger import Ledger
 from isthmus.rundir import RunDir
 from isthmus.spec.count import param_shapes
+from isthmus.spec.load import load_run
 from isthmus.spec.run import RunSpec
 from isthmus.train.export import save_final as write
 
@@ -16,7 +17,7 @@ def save_final(run: RunDir, spec: RunSpec, journal: Journal) -> bool:
     the data, and so the tokenizer, are not prepared on this machine.
     """
     last = run.standby if run.standby.promoted.exists() else run
-    ledger = Ledger(last.server, spec.outer, journal)
+    ledger = Ledger(last.server, load_run(run.run_yaml).outer, journal)
     try:
         parameters, version = ledger.parameters(), ledger.book.version
         if {name: array.shape for name, array in parameters.items()} != dict(param_shapes(spec.model)):

@@ -10,6 +10,7 @@ from isthmus import __version__
 from isthmus.errors import InputError
 from isthmus.journal import events
 from isthmus.journal.store import DiskStore
+from isthmus.planner.make import as_planned
 from isthmus.planner.plan import Plan
 from isthmus.rundir import RunDir
 from isthmus.spec.fleet import FleetSpec
@@ -51,7 +52,7 @@ def is_written(run: RunDir, spec: RunSpec, fleet: FleetSpec, plan: Plan) -> bool
 
 def _texts(run: RunDir, spec: RunSpec, fleet: FleetSpec, plan: Plan) -> dict[Path, bytes]:
     return {
-        run.run_yaml: to_yaml(spec).encode(),
+        run.run_yaml: to_yaml(as_planned(spec, plan)).encode(),
         run.fleet_yaml: to_yaml(fleet).encode(),
         run.plan: msgspec.json.format(msgspec.json.encode(plan)),
     }

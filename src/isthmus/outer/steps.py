@@ -5,7 +5,7 @@
 
 import numpy as np
 
-from isthmus.wire.kernels import jit
+from isthmus.jit import jit
 
 
 @jit

@@ -2,57 +2,29 @@
 
 from msgspec.structs import replace
 
-from isthmus.planner.known_model import KnownModel, LatentAttention
+from isthmus.planner.catalogue_moe import large_moes
+from isthmus.planner.families import (
+    FOUNDRY,
+    LITGPT,
+    LLAMA,
+    LLAMA3,
+    MODELLINK,
+    MODELOPT,
+    NEMO,
+    QWEN,
+    QWEN3,
+    Dims,
+    aliased,
+    family,
+)
+from isthmus.planner.known_model import KnownModel
 from isthmus.spec.model import ModelSpec
-
-Dims = tuple[int, ...]
-"""(layers, hidden, heads, key-value heads, ffn, vocabulary[, head_dim])"""
-
-_LITGPT = "Lightning-AI/litgpt litgpt/config.py"
-_MODELLINK = "zzhx1/Hetaceso-ModelLink examples"
-_NEMO = "NVIDIA/NeMo nemo/collections/llm/gpt/model"
-_MODELOPT = "NVIDIA/Megatron-LM examples/post_training/modelopt/conf"
-_FOUNDRY = "mosaicml/llm-foundry scripts/train/yamls/pretrain"
-
-_LLAMA = ModelSpec(tied_head=False, max_seq_len=4096)
-_LLAMA3 = replace(_LLAMA, rope_theta=500_000.0, max_seq_len=8192)
-_QWEN = replace(_LLAMA, qkv_bias=True, rope_theta=1_000_000.0, norm_eps=1e-6, max_seq_len=32_768)
-_QWEN3 = replace(_QWEN, qkv_bias=False, qk_norm="head", max_seq_len=40_960)
-
-
-def _family(
-    base: ModelSpec, source: str, rows: list[tuple[str, float, Dims]], like: KnownModel | None = None
-) -> list[KnownModel]:
-    """One model a row of (name, 10^9 parameters, dimensions); all else as in `base` and `like`."""
-    known = like or KnownModel(name="", model=base, params=0)
-    return [
-        replace(known, name=name, params=billions * 1e9, source=source, model=_shaped(base, dims))
-        for name, billions, dims in rows
-    ]
-
-
-def _shaped(base: ModelSpec, dims: Dims) -> ModelSpec:
-    layers, hidden, heads, kv_heads, ffn, vocab, *head_dim = dims
-    return replace(
-        base,
-        num_layers=layers,
-        hidden_size=hidden,
-        num_heads=heads,
-        num_kv_heads=kv_heads,
-        head_dim=head_dim[0] if head_dim else hidden // heads,
-        ffn_size=ffn,
-        vocab_size=vocab,
-    )
-
-
-def _aliased(models: list[KnownModel], aliases: dict[str, list[str]]) -> list[KnownModel]:
-    return [replace(each, aliases=aliases.get(each.name, each.aliases)) for each in models]
 
 
 def _llamas() -> list[KnownModel]:
-    first = _family(
-        replace(_LLAMA, max_seq_len=2048),
-        f"{_MODELLINK}/legacy/llama; arXiv 2302.13971, table 2",
+    first = family(
+        replace(LLAMA, max_seq_len=2048),
+        f"{MODELLINK}/legacy/llama; arXiv 2302.13971, table 2",
         [
             ("LLaMA-7B", 6.7, (32, 4096, 32, 32, 11_008, 32_000)),
             ("LLaMA-13B", 13.0, (40, 5120, 40, 40, 13_824, 32_000)),
@@ -60,9 +32,9 @@ def _llamas() -> list[KnownModel]:
             ("LLaMA-65B", 65.2, (80, 8192, 64, 64, 22_016, 32_000)),
         ],
     )
-    second = _family(
-        _LLAMA,
-        f"{_LITGPT}; 34B: {_MODELLINK}/legacy/llama2",
+    second = family(
+        LLAMA,
+        f"{LITGPT}; 34B: {MODELLINK}/legacy/llama2",
         [
             ("LLaMA2-7B", 6.74, (32, 4096, 32, 32, 11_008, 32_000)),
             ("LLaMA2-13B", 13.02, (40, 5120, 40, 40, 13_824, 32_000)),
@@ -70,9 +42,9 @@ def _llamas() -> list[KnownModel]:
             ("LLaMA2-70B", 68.98, (80, 8192, 64, 8, 28_672, 32_000)),
         ],
     )
-    code = _family(
-        replace(_LLAMA, rope_theta=1_000_000.0, max_seq_len=16_384),
-        _LITGPT,
+    code = family(
+        replace(LLAMA, rope_theta=1_000_000.0, max_seq_len=16_384),
+        LITGPT,
         [
             ("CodeLlama-7B", 6.74, (32, 4096, 32, 32, 11_008, 32_016)),
             ("CodeLlama-13B", 13.02, (40, 5120, 40, 40, 13_824, 32_016)),
@@ -80,36 +52,57 @@ def _llamas() -> list[KnownModel]:
             ("CodeLlama-70B", 68.98, (80, 8192, 64, 8, 28_672, 32_016)),
         ],
     )
-    third = _family(
-        _LLAMA3,
-        _LITGPT,
+    third = family(
+        LLAMA3,
+        LITGPT,
         [
             ("Llama3-8B", 8.03, (32, 4096, 32, 8, 14_336, 128_256)),
             ("Llama3-70B", 70.55, (80, 8192, 64, 8, 28_672, 128_256)),
             ("Llama3-405B", 405.85, (126, 16_384, 128, 8, 53_248, 128_256)),
         ],
     )
-    small = _family(
-        replace(_LLAMA3, tied_head=True),
-        _LITGPT,
+    small = family(
+        replace(LLAMA3, tied_head=True),
+        LITGPT,
         [
             ("Llama3.2-1B", 1.24, (16, 2048, 32, 8, 8192, 128_256)),
             ("Llama3.2-3B", 3.21, (28, 3072, 24, 8, 8192, 128_256)),
         ],
     )
     aliases = {f"Llama3-{size}": [f"Llama3.1-{size}", f"Llama3.3-{size}"] for size in ("8B", "70B", "405B")}
-    return first + second + code + _aliased(third, aliases) + small
+    return first + second + code + aliased(third, aliases) + small
+
+
+def _llama4s() -> list[KnownModel]:
+    """The text part. A shared expert beside the routed one."""
+    base = replace(
+        LLAMA3,
+        num_experts=16,
+        top_k=1,
+        expert_ffn_size=8192,
+        shared_ffn_size=8192,
+        router_score="sigmoid",
+        renormalize=False,
+        max_seq_len=1_048_576,
+    )
+    dims = (48, 5120, 40, 8, 16_384, 202_048)
+    large = replace(base, num_experts=128, first_moe_layer=1, moe_every=2)
+    source = "pytorch/torchtitan v0.2.2 torchtitan/models/llama4; NVIDIA/NeMo llama.py"
+    return [
+        *family(base, source, [("Llama4-Scout-17B-16E", 109.0, dims)]),
+        *family(large, source, [("Llama4-Maverick-17B-128E", 400.0, dims)]),
+    ]
 
 
 def _mistrals() -> list[KnownModel]:
-    experts = replace(_LLAMA, num_experts=8, top_k=2, rope_theta=1_000_000.0, max_seq_len=32_768)
-    return _family(
-        replace(_LLAMA, max_seq_len=32_768),
-        _LITGPT,
+    experts = replace(LLAMA, num_experts=8, top_k=2, rope_theta=1_000_000.0, max_seq_len=32_768)
+    return family(
+        replace(LLAMA, max_seq_len=32_768),
+        LITGPT,
         [("Mistral-7B", 7.24, (32, 4096, 32, 8, 14_336, 32_000))],
-    ) + _family(
+    ) + family(
         experts,
-        _LITGPT,
+        LITGPT,
         [
             ("Mixtral-8x7B", 46.7, (32, 4096, 32, 8, 14_336, 32_000)),
             ("Mixtral-8x22B", 140.6, (56, 6144, 48, 8, 16_384, 32_768)),
@@ -118,9 +111,9 @@ def _mistrals() -> list[KnownModel]:
 
 
 def _qwens() -> list[KnownModel]:
-    first = _family(
-        _QWEN,
-        f"{_MODELLINK}/legacy/qwen, qwen15",
+    first = family(
+        QWEN,
+        f"{MODELLINK}/legacy/qwen, qwen15",
         [
             ("Qwen-7B", 7.72, (32, 4096, 32, 32, 11_008, 151_936)),
             ("Qwen-14B", 14.17, (40, 5120, 40, 40, 13_696, 152_064)),
@@ -138,9 +131,9 @@ def _qwens() -> list[KnownModel]:
             ("Qwen2.5-72B", 72.7, (80, 8192, 64, 8, 29_568, 152_064)),
         ],
     )
-    small = _family(
-        replace(_QWEN, tied_head=True),
-        f"{_LITGPT}; {_NEMO}/qwen2.py",
+    small = family(
+        replace(QWEN, tied_head=True),
+        f"{LITGPT}; {NEMO}/qwen2.py",
         [
             ("Qwen1.5-0.5B", 0.464, (24, 1024, 16, 16, 2816, 151_936)),
             ("Qwen2.5-0.5B", 0.49, (24, 896, 14, 2, 4864, 151_936)),
@@ -148,51 +141,51 @@ def _qwens() -> list[KnownModel]:
             ("Qwen2.5-3B", 3.09, (36, 2048, 16, 2, 11_008, 151_936)),
         ],
     )
-    experts = replace(_QWEN, num_experts=64, top_k=8, expert_ffn_size=2560, shared_ffn_size=20_480)
-    mixed = _family(
+    experts = replace(QWEN, num_experts=64, top_k=8, expert_ffn_size=2560, shared_ffn_size=20_480)
+    mixed = family(
         experts,
-        f"{_MODELLINK}/mcore/qwen2_moe",
+        f"{MODELLINK}/mcore/qwen2_moe",
         [("Qwen2-57B-A14B", 57.4, (28, 3584, 28, 4, 18_944, 151_936))],
     )
     sizes = ("0.5B", "1.5B", "7B", "72B")
-    return _aliased(first + small, {f"Qwen2.5-{size}": [f"Qwen2-{size}"] for size in sizes}) + mixed
+    return aliased(first + small, {f"Qwen2.5-{size}": [f"Qwen2-{size}"] for size in sizes}) + mixed
 
 
 def _qwen3s() -> list[KnownModel]:
-    tied = _family(
-        replace(_QWEN3, tied_head=True),
-        _LITGPT,
+    tied = family(
+        replace(QWEN3, tied_head=True),
+        LITGPT,
         [
             ("Qwen3-0.6B", 0.6, (28, 1024, 16, 8, 3072, 151_936, 128)),
             ("Qwen3-1.7B", 1.72, (28, 2048, 16, 8, 6144, 151_936, 128)),
             ("Qwen3-4B", 4.02, (36, 2560, 32, 8, 9728, 151_936, 128)),
         ],
     )
-    dense = _family(
-        _QWEN3,
-        _LITGPT,
+    dense = family(
+        QWEN3,
+        LITGPT,
         [
             ("Qwen3-8B", 8.19, (36, 4096, 32, 8, 12_288, 151_936, 128)),
             ("Qwen3-14B", 14.8, (40, 5120, 40, 8, 17_408, 151_936, 128)),
             ("Qwen3-32B", 32.8, (64, 5120, 64, 8, 25_600, 151_936, 128)),
         ],
     )
-    experts = replace(_QWEN3, num_experts=128, top_k=8, expert_ffn_size=768)
+    experts = replace(QWEN3, num_experts=128, top_k=8, expert_ffn_size=768)
     small = [("Qwen3-30B-A3B", 30.5, (48, 2048, 32, 4, 6144, 151_936, 128))]
     large = [("Qwen3-235B-A22B", 235.0, (94, 4096, 64, 4, 12_288, 151_936, 128))]
-    source = f"{_LITGPT}; {_MODELOPT}/Qwen"
+    source = f"{LITGPT}; {MODELOPT}/Qwen"
     return [
         *tied,
         *dense,
-        *_family(experts, source, small),
-        *_family(replace(experts, expert_ffn_size=1536), source, large),
+        *family(experts, source, small),
+        *family(replace(experts, expert_ffn_size=1536), source, large),
     ]
 
 
 def _chinese() -> list[KnownModel]:
-    plain = _family(
-        _LLAMA,
-        f"{_MODELLINK}/legacy/baichuan, baichuan2, aquila, aquila2, yi",
+    plain = family(
+        LLAMA,
+        f"{MODELLINK}/legacy/baichuan, baichuan2, aquila, aquila2, yi",
         [
             ("Baichuan-7B", 7.0, (32, 4096, 32, 32, 11_008, 64_000)),
             ("Baichuan2-7B", 7.5, (32, 4096, 32, 32, 11_008, 125_696)),
@@ -202,63 +195,63 @@ def _chinese() -> list[KnownModel]:
             ("Aquila2-34B", 34.0, (60, 6144, 48, 8, 24_576, 100_008)),
         ],
     )
-    alibi = KnownModel(name="", model=_LLAMA, params=0, positions="alibi")
-    sloped = _family(
-        _LLAMA,
-        f"{_MODELLINK}/legacy/baichuan, baichuan2",
+    alibi = KnownModel(name="", model=LLAMA, params=0, positions="alibi")
+    sloped = family(
+        LLAMA,
+        f"{MODELLINK}/legacy/baichuan, baichuan2",
         [
             ("Baichuan-13B", 13.26, (40, 5120, 40, 40, 13_696, 64_000)),
             ("Baichuan2-13B", 13.9, (40, 5120, 40, 40, 13_696, 125_696)),
         ],
         like=alibi,
     )
-    interns = _family(
-        replace(_LLAMA, qkv_bias=True, max_seq_len=2048),
-        f"InternLM/InternEvo configs/_base_/models; {_MODELLINK}/legacy/intern (65B: vocabulary as of 7B)",
+    interns = family(
+        replace(LLAMA, qkv_bias=True, max_seq_len=2048),
+        f"InternLM/InternEvo configs/_base_/models; {MODELLINK}/legacy/intern (65B: vocabulary as of 7B)",
         [
             ("InternLM-7B", 7.3, (32, 4096, 32, 32, 11_008, 103_168)),
             ("InternLM-65B", 65.0, (80, 8192, 64, 64, 22_016, 103_168)),
         ],
     )
-    later = _family(
-        replace(_LLAMA, norm_eps=1e-6),
-        f"InternLM/InternEvo configs/_base_/models; {_MODELLINK}/mcore/internlm2",
+    later = family(
+        replace(LLAMA, norm_eps=1e-6),
+        f"InternLM/InternEvo configs/_base_/models; {MODELLINK}/mcore/internlm2",
         [
             ("InternLM-20B", 20.1, (60, 5120, 40, 40, 13_824, 103_168)),
             ("InternLM2-20B", 19.9, (48, 6144, 48, 8, 16_384, 92_544)),
         ],
     )
-    glm = _family(
-        replace(_LLAMA, qkv_bias=True, max_seq_len=8192),
-        f"{_MODELLINK}/mcore/chatglm3, glm4",
+    glm = family(
+        replace(LLAMA, qkv_bias=True, max_seq_len=8192),
+        f"{MODELLINK}/mcore/chatglm3, glm4",
         [
             ("ChatGLM3-6B", 6.24, (28, 4096, 32, 2, 13_696, 65_024)),
             ("GLM4-9B", 9.4, (40, 4096, 32, 2, 13_696, 151_552)),
         ],
     )
-    return plain + sloped + interns + later + _aliased(glm, {"ChatGLM3-6B": ["ChatGLM2-6B"]})
+    return plain + sloped + interns + later + aliased(glm, {"ChatGLM3-6B": ["ChatGLM2-6B"]})
 
 
 def _plain_ffn() -> list[KnownModel]:
     """Two matrices in the feed-forward part."""
-    two = KnownModel(name="", model=_LLAMA, params=0, ffn_matrices=2)
+    two = KnownModel(name="", model=LLAMA, params=0, ffn_matrices=2)
     gpt = replace(two, positions="learned", linear_bias=True)
     tied = ModelSpec(tied_head=True, max_seq_len=2048)
-    opt = _family(
+    opt = family(
         tied,
         "eth-easl/sailor Planner/simulations; huggingface/transformers models/opt",
         [("OPT-350M", 0.331, (24, 1024, 16, 16, 4096, 50_272))],
         like=replace(gpt, embed_dim=512),
     )
-    neo = _family(
+    neo = family(
         tied,
         "eth-easl/sailor Planner/simulations; heads believed: 20 in the released file, 32 at Sailor",
         [("GPT-Neo-2.7B", 2.65, (32, 2560, 20, 20, 10_240, 50_257))],
         like=replace(gpt, window=256, window_every=2),
     )
-    gpt3 = _family(
+    gpt3 = family(
         tied,
-        f"{_NEMO}/base.py",
+        f"{NEMO}/base.py",
         [
             ("GPT3-126M", 0.126, (12, 768, 12, 12, 3072, 51_200)),
             ("GPT3-5B", 5.0, (24, 4096, 32, 32, 16_384, 51_200)),
@@ -268,18 +261,18 @@ def _plain_ffn() -> list[KnownModel]:
         ],
         like=gpt,
     )
-    bloom = _family(
+    bloom = family(
         tied,
-        f"{_MODELLINK}/legacy/bloom",
+        f"{MODELLINK}/legacy/bloom",
         [
             ("Bloom-7B1", 7.07, (30, 4096, 32, 32, 16_384, 250_880)),
             ("Bloom-176B", 176.2, (70, 14_336, 112, 112, 57_344, 250_880)),
         ],
         like=replace(two, positions="alibi", linear_bias=True),
     )
-    falcon = _family(
+    falcon = family(
         tied,
-        _LITGPT,
+        LITGPT,
         [
             ("Falcon-7B", 7.0, (32, 4544, 71, 1, 18_176, 65_024)),
             ("Falcon-40B", 41.0, (60, 8192, 128, 8, 32_768, 65_024)),
@@ -303,126 +296,25 @@ def _mpts(two: KnownModel, tied: ModelSpec) -> list[KnownModel]:
         ("MPT-30B", 29.97, (48, 7168, 56, 56, 28_672, 50_368)),
         ("MPT-70B", 64.86, (80, 8192, 64, 64, 32_768, 50_368)),
     ]
-    return _family(tied, _FOUNDRY, rows, like=two)
+    return family(tied, FOUNDRY, rows, like=two)
 
 
 def _nemotrons() -> list[KnownModel]:
     """Squared ReLU, LayerNorm, rotary embedding of half of each head, an embedding and a head of 256,000."""
-    return _family(
-        _LLAMA,
-        f"{_NEMO}/nemotron.py; vocabulary of nvidia/Nemotron-4-340B",
+    return family(
+        LLAMA,
+        f"{NEMO}/nemotron.py; vocabulary of nvidia/Nemotron-4-340B",
         [
             ("Nemotron-8B", 8.5, (32, 4096, 32, 32, 16_384, 256_000)),
             ("Nemotron-15B", 15.6, (32, 6144, 48, 8, 24_576, 256_000)),
             ("Nemotron-22B", 22.0, (40, 6144, 48, 48, 24_576, 256_000)),
             ("Nemotron-340B", 340.0, (96, 18_432, 96, 8, 73_728, 256_000)),
         ],
-        like=KnownModel(name="", model=_LLAMA, params=0, ffn_matrices=2),
+        like=KnownModel(name="", model=LLAMA, params=0, ffn_matrices=2),
     )
-
-
-def _large_moes() -> list[KnownModel]:
-    grok = _family(
-        replace(_LLAMA, tied_head=True, num_experts=8, top_k=2, max_seq_len=8192),
-        "xai-org/grok-1 run.py",
-        [("Grok1", 314.0, (64, 6144, 48, 8, 32_768, 131_072))],
-    )
-    oss = replace(_LLAMA, qkv_bias=True, num_experts=128, top_k=4, rope_theta=150_000.0, max_seq_len=131_072)
-    windows = KnownModel(name="", model=oss, params=0, window=128, window_every=2, linear_bias=True)
-    source = f"{_MODELOPT}/openai"
-    large = [("GPT-OSS-120B", 116.8, (36, 2880, 64, 8, 2880, 201_088, 64))]
-    small = [("GPT-OSS-20B", 20.9, (24, 2880, 64, 8, 2880, 201_088, 64))]
-    glm = replace(
-        _LLAMA,
-        qkv_bias=True,
-        qk_norm="head",
-        num_experts=160,
-        top_k=8,
-        expert_ffn_size=1536,
-        shared_ffn_size=1536,
-        first_moe_layer=3,
-        router_score="sigmoid",
-        router_bias=True,
-        route_scale=2.5,
-        rope_theta=1_000_000.0,
-        max_seq_len=131_072,
-    )
-    return [
-        *grok,
-        *_family(oss, source, large, like=windows),
-        *_family(replace(oss, num_experts=32), source, small, like=windows),
-        *_family(
-            glm,
-            "zyzshishui/slime scripts/models/glm4.5-355B-A32B.sh",
-            [("GLM4.5-355B-A32B", 355.0, (92, 5120, 96, 8, 12_288, 151_552, 128))],
-            like=KnownModel(name="", model=glm, params=0, predict_layers=1),
-        ),
-        *_skyworks(),
-        *_latent(),
-    ]
-
-
-def _skyworks() -> list[KnownModel]:
-    moe = replace(_LLAMA, num_experts=16, top_k=2, gate_norm=1.0, max_seq_len=8192)
-    dims = (52, 4608, 36, 36, 12_288, 65_536)
-    named = _family(moe, "arXiv 2406.06563, table 2", [("Skywork-MoE-146B-A22B", 146.0, dims)])
-    aliases = {"Skywork-MoE-146B-A22B": ["Skywork-MoE", "Skywork-MoE-146B"]}
-    return _aliased(named, aliases) + _family(_LLAMA, "arXiv 2310.19341", [("Skywork-13B", 13.9, dims)])
-
-
-def _latent() -> list[KnownModel]:
-    third = replace(
-        _LLAMA,
-        num_experts=256,
-        top_k=8,
-        expert_ffn_size=2048,
-        shared_ffn_size=2048,
-        first_moe_layer=3,
-        router_score="sigmoid",
-        router_bias=True,
-        route_scale=2.5,
-        norm_eps=1e-6,
-        max_seq_len=163_840,
-    )
-    second = replace(
-        third,
-        num_experts=160,
-        top_k=6,
-        expert_ffn_size=1536,
-        shared_ffn_size=3072,
-        first_moe_layer=1,
-        router_score="softmax",
-        router_bias=False,
-        renormalize=False,
-        route_scale=16.0,
-    )
-    lite = replace(second, num_experts=64, expert_ffn_size=1408, shared_ffn_size=2816, route_scale=1.0)
-    kimi = replace(third, num_experts=384, first_moe_layer=1, route_scale=2.827, rope_theta=50_000.0)
-    attention = LatentAttention(q_rank=1536, kv_rank=512, nope_dim=128, rope_dim=64, value_dim=128)
-    like = KnownModel(name="", model=third, params=0, latent=attention)
-    v3 = [("DeepSeek-V3", 671.0, (61, 7168, 128, 128, 18_432, 129_280, 128))]
-    v2 = [("DeepSeek-V2", 236.0, (60, 5120, 128, 128, 12_288, 102_400, 128))]
-    v2_lite = [("DeepSeek-V2-Lite", 15.7, (27, 2048, 16, 16, 10_944, 102_400, 128))]
-    k2 = [("Kimi-K2", 1026.0, (61, 7168, 64, 64, 18_432, 163_840, 128))]
-    pangu = [("Pangu-Ultra-MoE-718B", 718.0, (61, 7680, 128, 128, 18_432, 153_600, 128))]
-    models = [
-        *_family(third, f"{_NEMO}/deepseek.py; {_MODELOPT}/deepseek-ai", v3, replace(like, predict_layers=1)),
-        *_family(second, f"{_NEMO}/deepseek.py", v2, like),
-        *_family(lite, f"{_NEMO}/deepseek.py", v2_lite, replace(like, latent=replace(attention, q_rank=0))),
-        *_family(kimi, f"{_MODELOPT}/moonshotai", k2, like),
-        *_family(third, "openPangu-Ultra-MoE configuration_openpangu_moe.py", pangu, like),
-    ]
-    aliases = {
-        "DeepSeek-V3": ["DeepSeek-V3-671B", "DeepSeek-R1"],
-        "DeepSeek-V2": ["DeepSeek-V2-236B"],
-        "DeepSeek-V2-Lite": ["DeepSeek-V2-Lite-16B"],
-        "Kimi-K2": ["Kimi-K2-1T"],
-        "Pangu-Ultra-MoE-718B": ["Pangu-Ultra-MoE", "openPangu-Ultra-MoE-718B"],
-    }
-    return _aliased(models, aliases)
 
 
 def build_catalogue() -> list[KnownModel]:
     """Every model there is, in the order of the families."""
-    families = (_llamas, _mistrals, _qwens, _qwen3s, _chinese, _plain_ffn, _nemotrons, _large_moes)
+    families = (_llamas, _llama4s, _mistrals, _qwens, _qwen3s, _chinese, _plain_ffn, _nemotrons, large_moes)
     return [model for family in families for model in family()]

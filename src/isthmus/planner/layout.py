@@ -53,6 +53,11 @@ class Layout(msgspec.Struct, frozen=True, kw_only=True):
         return self.chips_per_replica * self.dp
 
     @property
+    def replica_batch(self) -> int:
+        """Sequences of one replica in one step."""
+        return self.micro_batch * self.micro_batches
+
+    @property
     def step_tokens(self) -> int:
         """Tokens of all replicas in one step."""
         return self.seq_len * self.micro_batch * self.micro_batches * self.dp

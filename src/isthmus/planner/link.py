@@ -2,7 +2,10 @@
 
 import math
 
-from isthmus.spec.fleet import LinkSpec
+from msgspec.structs import replace
+
+from isthmus.spec.fleet import FleetSpec, LinkSpec
+from isthmus.units import Bandwidth, Seconds
 
 USABLE = 0.8
 """Part of a link's bandwidth that payload gets, over days and next to other traffic."""
@@ -34,3 +37,14 @@ def derive_streams(link: LinkSpec) -> int:
 def derive_delay(transfer_s: float, step_s: float, inner_steps: int) -> int:
     """Inner steps from a push to taking up its result so that nobody waits; at most `inner_steps`."""
     return min(inner_steps, math.ceil(transfer_s / step_s) + 1)
+
+
+def shared_link(fleet: FleetSpec, site: str) -> LinkSpec:
+    """The site's link as it is while every site on its trunks sends at once."""
+    link = fleet.sites[site].link
+    bandwidth, delay = link.bandwidth, link.delay
+    for trunk in fleet.trunks.values():
+        if site in trunk.sites:
+            bandwidth = min(bandwidth, Bandwidth(trunk.bandwidth / len(trunk.sites)))
+            delay = Seconds(delay + trunk.delay)
+    return replace(link, bandwidth=bandwidth, delay=delay)

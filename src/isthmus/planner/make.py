@@ -1,16 +1,19 @@
 """(fleet, run) -> Plan. Pure: the same files and measurements give the same plan."""
 
 from collections.abc import Mapping
+from typing import Any
+
+from msgspec.structs import replace
 
 from isthmus.errors import InfeasibleError, InputError
-from isthmus.planner.link import derive_delay, derive_streams, payload_bytes, transfer_s
-from isthmus.planner.plan import Plan, SitePlan
+from isthmus.planner.link import derive_delay, derive_streams, payload_bytes, shared_link, transfer_s
+from isthmus.planner.plan import PipelinePlan, Plan, SitePlan
 from isthmus.spec.check import check_fleet, check_run
 from isthmus.spec.count import count_active_params, count_params, param_shapes
 from isthmus.spec.document import dotted
 from isthmus.spec.fleet import FleetSpec, SiteSpec
 from isthmus.spec.model import ModelSpec
-from isthmus.spec.run import RunSpec
+from isthmus.spec.run import USUAL_INNER_STEPS, Codec, CodecOrAuto, RunSpec
 from isthmus.units import Bytes, Count, Seconds
 
 MIN_FRAGMENTS = 8
@@ -20,20 +23,32 @@ MIN_FRAGMENT_PARAMS = 2**20
 gains."""
 
 
-def make_plan(fleet: FleetSpec, run: RunSpec, step_s: Mapping[str, float] | None = None) -> Plan:
-    """What a run of `run` on `fleet` does. `step_s`: measured seconds of an inner step, by site.
+Pipelines = Mapping[str, list[PipelinePlan]]
+"""How the model lies on each site's chips; a site that is not named has all of it on each rank."""
+
+
+def make_plan(
+    fleet: FleetSpec,
+    run: RunSpec,
+    step_s: Mapping[str, float] | None = None,
+    pipelines: Pipelines | None = None,
+) -> Plan:
+    """What a run of `run` on `fleet` does. `step_s`: measured or expected seconds of an inner step, by site.
 
     Raises InfeasibleError where the run does not fit the fleet, InputError where either is wrong in itself.
     """
+    run = settle(run)
     _refuse_impossible(fleet, run)
     outer, batch_size = run.outer, run.train.batch_size
-    num_params = count_params(run.model)
     fragments, why_fragments = _fragments(run.model, outer.fragments)
-    sites = [_plan_site(name, fleet, run, num_params, step_s or {}) for name in sorted(fleet.sites)]
+    sites = [
+        _plan_site(name, fleet, run, step_s or {}, (pipelines or {}).get(name, []))
+        for name in sorted(fleet.sites)
+    ]
     is_strict = outer.mode == "strict"
     return Plan(
         sites=sites,
-        num_params=num_params,
+        num_params=count_params(run.model),
         active_params=count_active_params(run.model),
         total_samples=run.train.tokens // run.data.seq_len // batch_size * batch_size,
         batch_size=batch_size,
@@ -49,22 +64,50 @@ def make_plan(fleet: FleetSpec, run: RunSpec, step_s: Mapping[str, float] | None
     )
 
 
+def settle(run: RunSpec) -> RunSpec:
+    """The run with the usual values where it leaves the outer loop to be chosen."""
+    outer = run.outer
+    codec = one_codec(outer.codec, "int8")
+    return replace(
+        run,
+        outer=replace(
+            outer,
+            inner_steps=outer.inner_steps or USUAL_INNER_STEPS,
+            codec=codec,
+            down_codec=one_codec(outer.down_codec, codec),
+        ),
+    )
+
+
+def as_planned(run: RunSpec, plan: Plan) -> RunSpec:
+    """The run with what the plan chose for its outer loop."""
+    chosen: dict[str, Any] = {
+        "inner_steps": plan.inner_steps,
+        "codec": plan.codec,
+        "down_codec": plan.down_codec,
+    }
+    return replace(run, outer=replace(run.outer, **chosen))
+
+
+def one_codec(wanted: CodecOrAuto, otherwise: Codec) -> Codec:
+    return otherwise if wanted == "auto" else wanted
+
+
 def _plan_site(
-    name: str, fleet: FleetSpec, run: RunSpec, num_params: int, step_s: Mapping[str, float]
+    name: str, fleet: FleetSpec, run: RunSpec, step_s: Mapping[str, float], pipelines: list[PipelinePlan]
 ) -> SitePlan:
     site, outer = fleet.sites[name], run.outer
-    chips = [chip for node in site.nodes for _ in range(node.count) for chip in _ranks_of(node.chips)]
-    rank_batch = _rank_batch(name, len(chips), run.train.batch_size)
-    micro_batch = run.train.micro_batch_size or rank_batch
-    if rank_batch % micro_batch:
-        raise InfeasibleError(
-            f"micro-batches of {micro_batch} do not fill a rank's {rank_batch} sequences",
-            where=f"site {name}",
-            hint="set train.micro_batch_size to a divisor, or to 0",
-        )
+    if pipelines:
+        chips = [chip for pipeline in pipelines for chip in pipeline.ranks]
+        layout = max((pipeline.layout for pipeline in pipelines), key=lambda layout: layout.replica_batch)
+        rank_batch, micro_batch = layout.replica_batch, layout.micro_batch
+    else:
+        chips = [chip for node in site.nodes for _ in range(node.count) for chip in _ranks_of(node.chips)]
+        rank_batch, micro_batch = _rank_batches(name, len(chips), run)
+    num_params = count_params(run.model)
     bytes_up = payload_bytes(outer.codec, num_params, outer.block_size)
     bytes_down = payload_bytes(outer.down_codec, num_params, outer.block_size)
-    on_link_s = transfer_s(site.link, bytes_up, bytes_down)
+    on_link_s = transfer_s(shared_link(fleet, name), bytes_up, bytes_down)
     return SitePlan(
         name=name,
         chips=chips,
@@ -76,11 +119,25 @@ def _plan_site(
         bytes_down=bytes_down,
         transfer_s=on_link_s,
         hidden=on_link_s <= outer.inner_steps * step_s[name] if name in step_s else None,
+        pipelines=pipelines,
     )
 
 
 def _ranks_of(chips: Mapping[str, int]) -> list[str]:
     return [chip for chip, count in chips.items() for _ in range(count)]
+
+
+def _rank_batches(site: str, num_ranks: int, run: RunSpec) -> tuple[int, int]:
+    """Sequences of a rank in a step, and in a micro-batch."""
+    rank_batch = _rank_batch(site, num_ranks, run.train.batch_size)
+    micro_batch = run.train.micro_batch_size or rank_batch
+    if rank_batch % micro_batch == 0:
+        return rank_batch, micro_batch
+    raise InfeasibleError(
+        f"micro-batches of {micro_batch} do not fill a rank's {rank_batch} sequences",
+        where=f"site {site}",
+        hint="set train.micro_batch_size to a divisor, or to 0",
+    )
 
 
 def _rank_batch(site: str, num_ranks: int, batch_size: int) -> int:

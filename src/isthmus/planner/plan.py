@@ -12,6 +12,8 @@ class StagePlan(msgspec.Struct, frozen=True, kw_only=True):
     site: str
     chip: str
     """As the fleet calls it."""
+    tp: int = 1
+    """Tensor parallel degree on these chips; the stage has tp x cp of them in each replica."""
     first_layer: int
     end_layer: int
     """The layers are first_layer <= i < end_layer; with virtual stages, over all chunks together."""
@@ -36,11 +38,17 @@ class StagePlan(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class PipelinePlan(msgspec.Struct, frozen=True, kw_only=True):
-    """`layout.dp` replicas of the model that are cut alike. A stage's chips in a replica: layout.tp x cp."""
+    """`layout.dp` replicas of the model that are cut alike. `layout.tp` is that of the widest stage."""
 
     layout: Layout
     """`micro_batches` is what each of these replicas runs in a step; other pipelines may run others."""
     stages: list[StagePlan]
+
+    @property
+    def ranks(self) -> list[str]:
+        """Chip of each rank: replica by replica, stage by stage."""
+        replica = [stage.chip for stage in self.stages for _ in range(stage.tp * self.layout.cp)]
+        return replica * self.layout.dp
 
 
 class Expected(msgspec.Struct, frozen=True, kw_only=True):

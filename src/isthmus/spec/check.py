@@ -8,7 +8,7 @@ from isthmus.spec.build import Problem
 from isthmus.spec.document import dotted
 from isthmus.spec.fleet import FleetSpec
 from isthmus.spec.model import ModelSpec
-from isthmus.spec.run import DataSpec, OuterSpec, RunSpec
+from isthmus.spec.run import USUAL_INNER_STEPS, DataSpec, OuterSpec, RunSpec
 from isthmus.spec.suggest import nearest
 
 NAME = re.compile(r"[a-z0-9]([a-z0-9_-]{0,61}[a-z0-9])?")
@@ -148,11 +148,11 @@ def _check_balance(model: ModelSpec, balance: BalanceSpec) -> Iterator[Problem]:
 
 
 def _check_outer(outer: OuterSpec) -> Iterator[Problem]:
-    is_strict = outer.mode == "strict"
+    is_strict, inner_steps = outer.mode == "strict", outer.inner_steps or USUAL_INNER_STEPS
     yield from _broken(
         (outer.delay >= -1, "outer.delay", f"{outer.delay} is no number of steps", "-1 has it derived"),
-        (outer.delay <= outer.inner_steps, "outer.delay",
-         f"a delay of {outer.delay} is longer than the {outer.inner_steps} steps between two pushes",
+        (outer.delay <= inner_steps, "outer.delay",
+         f"a delay of {outer.delay} is longer than the {inner_steps} steps between two pushes",
          "at most outer.inner_steps; -1 has it derived"),
         (is_strict or outer.delay <= 0, "outer.delay",
          "elastic mode takes a result up when it is there, not at a fixed step",

@@ -10,6 +10,9 @@ from isthmus.spec.ranges import AtLeast0, AtLeast1, NonNegative, Positive, Share
 from isthmus.units import Count, Seconds
 
 Codec = Literal["fp32", "bf16", "int8", "int4"]
+CodecOrAuto = Literal["auto", "fp32", "bf16", "int8", "int4"]
+USUAL_INNER_STEPS = 50
+"""H where neither the run nor a plan says otherwise."""
 
 
 class SourceSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -99,8 +102,8 @@ class TrainSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
 class OuterSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """How the sites are joined to one model."""
 
-    inner_steps: AtLeast1 = 50
-    """H: inner steps between two pushes of the fastest site."""
+    inner_steps: AtLeast0 = 0
+    """H: inner steps between two pushes of the fastest site; 0: `isthmus plan` chooses it, 50 without."""
     mode: Literal["elastic", "strict"] = "elastic"
     """elastic: equal wall-clock windows, quorum and grace. strict: all sites, fixed H, bit-equal results."""
     quorum: AtLeast1 = 1
@@ -114,10 +117,10 @@ class OuterSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     """Nesterov momentum of the outer optimizer."""
     optimizer: Literal["nesterov", "sgd"] = "nesterov"
     """Outer optimizer, run by the server in fp32."""
-    codec: Codec = "int8"
-    """Format of pseudo-gradients on the way up."""
-    down_codec: Codec = "int8"
-    """Format of parameter deltas on the way down."""
+    codec: CodecOrAuto = "auto"
+    """Format of pseudo-gradients on the way up; auto: `isthmus plan` chooses it, int8 without."""
+    down_codec: CodecOrAuto = "auto"
+    """Format of parameter deltas on the way down; auto: as `codec`."""
     block_size: AtLeast1 = 128
     """Values that share one scale in int8 and int4."""
     fragments: AtLeast0 = 0

@@ -6,25 +6,15 @@ inner loops vectorise. What is only read comes in read-only, so that each kernel
 127 (int8) or 7 (int4).
 """
 
-from collections.abc import Callable
-from typing import Any
-
-import numba
 import numpy as np
+
+from isthmus.jit import jit
 
 _ROUND = np.float32(12582912.0)
 """1.5 * 2**23: adding and taking it away rounds |x| < 2**22 half to even."""
 _INF_BITS = np.int64(0x7F800000)
 _MAX_FLOAT = np.float32(3.4028234663852886e38)
 _LANES = 8
-
-
-def jit(function: Callable[..., Any]) -> Any:
-    """Compiled when first called; cached on disk where numba finds a folder it may write."""
-    try:
-        return numba.njit(cache=True, nogil=True, error_model="numpy")(function)
-    except RuntimeError:
-        return numba.njit(nogil=True, error_model="numpy")(function)
 
 
 @jit

@@ -1,5 +1,6 @@
 """Predicted against measured memory: published runs, closed numbers of a paper, processes of ours."""
 
+from collections import Counter
 from collections.abc import Sequence
 from statistics import mean, median
 from typing import NamedTuple
@@ -12,23 +13,28 @@ from isthmus.planner.cost.shapes import shapes_of
 from isthmus.planner.cost.stage_memory import StageMemory, even_bounds, pipeline_memory
 from isthmus.planner.known_model import KnownModel
 from isthmus.planner.layout import Layout, Recompute
+from isthmus.planner.published.case import case_of
+from isthmus.planner.published.memory import peak_bytes
+from isthmus.planner.published.rows import Row
+from isthmus.planner.published.usual import MemoryCase, memory_case
 from isthmus.spec.model import ModelSpec
 from isthmus_bench.document import Result
 from isthmus_bench.planner import memory_process
+from isthmus_bench.planner.folds import read_published
 from isthmus_bench.planner.memory_process import CASES, ProcessCase
-from isthmus_bench.planner.memory_rows import Case, memory_cases, read_rows, used_bytes
 
 PEERS = {
     "Calculon (parameters and optimizer, its own 8 cases)": 0.0849,
     "Sailor (as published, its own rows)": 0.0556,
 }
+USUAL_GIB = 80.0
 PAPER_PEERS = {"Calculon (states)": 0.0849, "Calculon (activations)": 0.0208}
 
 
 class Judged(NamedTuple):
     """A case and what was predicted of it by a fit that did not see it."""
 
-    case: Case
+    case: MemoryCase
     predicted: float
     """Bytes."""
     plain: float
@@ -41,7 +47,8 @@ class Judged(NamedTuple):
 
 def run(quick: bool) -> list[Result]:
     """A minute, for the processes of ours; `quick` runs one of them."""
-    judged = judge(memory_cases(read_rows()))
+    rows = read_published()
+    judged = judge(cases_of(rows))
     ran = [each for each in judged if each.case.used_gib]
     own = processes(CASES[:1] if quick else CASES)
     published = [abs(each.error) for each in ran]
@@ -51,7 +58,8 @@ def run(quick: bool) -> list[Result]:
     note = (
         f"{len(ran)} published runs, each by a fit of its framework that left it out: mean "
         f"{mean(published):.4f}, median {median(published):.4f}, without any fit {plain:.4f}; "
-        f"{_by_framework(ran)}; worst {worst.case.id} ({worst.case.setting}) {worst.error:+.3f}; and {len(own)} processes of this machine"
+        f"{_by_framework(ran)}; worst {worst.case.id} ({worst.case.setting}) {worst.error:+.3f}; "
+        f"and {len(own)} processes of this machine"
     )
     peaks = ", ".join(f"{name} {error:+.3f}" for name, error in own.items())
     return [
@@ -64,6 +72,7 @@ def run(quick: bool) -> list[Result]:
             f"resident memory that training adds on the CPU: {peaks}",
         ),
         feasible_but_oom(judged),
+        refused(rows),
         paper(),
     ]
 
@@ -76,7 +85,7 @@ def processes(cases: Sequence[ProcessCase]) -> dict[str, float]:
 def feasible_but_oom(judged: Sequence[Judged]) -> Result:
     """Runs that ran out of memory though they were predicted to fit."""
     out = [each for each in judged if not each.case.used_gib]
-    fits = {each.case.id: each.predicted <= each.case.total_gib * GIB for each in judged}
+    fits = {each.case.id: each.predicted <= room(each.case) for each in judged}
     said = ", ".join(f"{each.case.id}: {each.predicted / GIB:.0f} GiB" for each in out)
     refused = [each.case.id for each in judged if each.case.used_gib and not fits[each.case.id]]
     note = f"of {len(out)} that ran out ({said}); of those that ran, called infeasible: {refused or 'none'}"
@@ -84,11 +93,41 @@ def feasible_but_oom(judged: Sequence[Judged]) -> Result:
     return Result("planner.memory_error.feasible_but_oom", count, "count", {}, note)
 
 
-def framework(case: Case) -> str:
+def refused(rows: Sequence[Row]) -> Result:
+    """Of all runs that can be modelled and did run, those that would not fit: their settings are mostly not
+    stated, and their memory is not either."""
+    cases = [(row, case_of(row)) for row in rows if "OUT OF MEMORY" not in row.notes]
+    known = [(row, case) for row, case in cases if not isinstance(case, str)]
+    no = [
+        case for row, case in known if peak_bytes(case, row) > min(chip.memory_bytes for chip in case.chips)
+    ]
+    by_name = Counter(case.framework.name for case in no)
+    told = ", ".join(f"{name} {count}" for name, count in by_name.most_common())
+    return Result(
+        "planner.memory_error.refused", len(no) / len(known), "ratio", {}, f"of {len(known)}: {told}"
+    )
+
+
+def framework(case: MemoryCase) -> str:
     return case.convention.name
 
 
-def judge(cases: Sequence[Case]) -> list[Judged]:
+def cases_of(rows: Sequence[Row]) -> list[MemoryCase]:
+    """Of the rows that say what memory was used, or that it ran out."""
+    told = [row for row in rows if row.memory_used_gib or "OUT OF MEMORY" in row.notes]
+    return [case for case in map(memory_case, told) if case is not None]
+
+
+def used_bytes(case: MemoryCase) -> float:
+    return case.used_gib * GIB
+
+
+def room(case: MemoryCase) -> float:
+    """Bytes of its chips; where the row does not say, what runs of this size are published on."""
+    return (case.total_gib or USUAL_GIB) * GIB
+
+
+def judge(cases: Sequence[MemoryCase]) -> list[Judged]:
     """Each by a fit to the other runs of its framework; runs of one layout are left out together."""
     peaks = {case.id: fullest(case) for case in cases}
     judged = []
@@ -103,19 +142,16 @@ def judge(cases: Sequence[Case]) -> list[Judged]:
     return judged
 
 
-def predict(case: Case, fit: MemoryFit) -> float:
+def predict(case: MemoryCase, fit: MemoryFit) -> float:
     """Bytes on the fullest chip."""
-    stages = pipeline_memory(case.shapes, case.layout, case.bounds, fit.apply(case.convention))
-    return max(stage.total for stage in stages)
+    return max(stage.total for stage in case.stages(fit.apply(case.convention)))
 
 
-def fullest(case: Case) -> StageMemory:
-    return max(
-        pipeline_memory(case.shapes, case.layout, case.bounds, case.convention), key=lambda each: each.total
-    )
+def fullest(case: MemoryCase) -> StageMemory:
+    return max(case.stages(), key=lambda stage: stage.total)
 
 
-def _alike(case: Case) -> tuple[str, int, int, int, int]:
+def _alike(case: MemoryCase) -> tuple[str, int, int, int, int]:
     layout = case.layout
     return case.setting, layout.tp, layout.pp, layout.dp, layout.micro_batch
 

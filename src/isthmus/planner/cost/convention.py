@@ -1,8 +1,6 @@
 """What a training system keeps in memory for a model: the formats it holds state in, what its kernels save
 for backward, and what it takes beside the model."""
 
-from typing import Literal
-
 import msgspec
 
 GIB = 2**30
@@ -13,7 +11,8 @@ class Convention(msgspec.Struct, frozen=True, kw_only=True):
 
     name: str
     weight_bytes: float = 2
-    """Of a parameter as matrix products read it."""
+    """Of a parameter as matrix products read it. Fewer than 4 come with a master copy in the optimizer, which
+    layouts in fp32 are without."""
     grad_bytes: float = 4
     optimizer_bytes: float = 12
     """Master copy and moments."""
@@ -72,9 +71,6 @@ MEGATRON = Convention(name="megatron", logit_bytes=16, tensor_bytes=6.0 * GIB, s
 """Megatron-LM with Transformer Engine: bf16 weights, fp32 gradients, fp32 master weights and moments.
 The loss has logits in 16 bits, in fp32, their exponentials, and both gradients. `tensor_bytes` is what 11
 published runs took with tensor parallelism beyond what is accounted for (`memory_fit`)."""
-MEGATRON_FP32 = msgspec.structs.replace(
-    MEGATRON, name="megatron-fp32", weight_bytes=4, optimizer_bytes=8, gate_tensors=4
-)
 DEEPSPEED = Convention(
     name="deepspeed",
     grad_bytes=2,
@@ -89,7 +85,6 @@ FSDP = Convention(
     name="fsdp",
     weight_bytes=4,
     optimizer_bytes=8,
-    norm_bytes=2,
     gate_tensors=4,
     logit_bytes=12,
     fragmentation=0.05,
@@ -120,5 +115,4 @@ ISTHMUS = Convention(
 share that the allocator holds is of glibc's heap. What the process takes before it holds a model is measured
 by a probe, and not in here."""
 
-CONVENTIONS = {each.name: each for each in (MEGATRON, MEGATRON_FP32, DEEPSPEED, FSDP, AMP, ISTHMUS)}
-Framework = Literal["megatron", "megatron-fp32", "deepspeed", "fsdp", "amp", "isthmus"]
+CONVENTIONS = {each.name: each for each in (MEGATRON, DEEPSPEED, FSDP, AMP, ISTHMUS)}

@@ -73,6 +73,8 @@ class BlockBytes:
     """Those that the replicas of the same experts sum up."""
     fixed: float
     """Context, communication, the largest working set of a layer."""
+    again: float
+    """What that set is larger by where single layers are recomputed whole."""
 
 
 def block_bytes(shapes: Shapes, layout: Layout, convention: Convention = MEGATRON) -> BlockBytes:
@@ -82,7 +84,8 @@ def block_bytes(shapes: Shapes, layout: Layout, convention: Convention = MEGATRO
     waste = 1.0 + convention.fragmentation
     layers = [MOE] if not (shapes.kinds == DENSE).any() else [DENSE, MOE]
     recompute = layout.recompute == "full"
-    working = max(kept[kind].recomputed if recompute else kept[kind].working for kind in layers)
+    again = max(kept[kind].recomputed for kind in layers)
+    working = again if recompute else max(kept[kind].working for kind in layers)
     gathered = max(gathered_bytes(params[kind], layout, convention) for kind in layers)
     dense, experts = np.array(params).T
     return BlockBytes(
@@ -94,6 +97,7 @@ def block_bytes(shapes: Shapes, layout: Layout, convention: Convention = MEGATRO
         sync_bytes=dense * convention.grad_bytes,
         expert_sync_bytes=experts * convention.grad_bytes,
         fixed=fixed_bytes(layout, convention) + (working + gathered) * waste,
+        again=(again - working) * waste,
     )
 
 
@@ -114,29 +118,30 @@ def expert_replicas(layout: Layout) -> float:
 def state_bytes(params: ChipParams, layout: Layout, convention: Convention) -> State:
     """Weights, gradients and optimizer; ZeRO stages 1, 2, 3 share out the optimizer, gradients too, weights
     too, over the replicas (arXiv 1910.02054, sec. 5), context-parallel chips being replicas of parameters."""
-    weight = convention.weight_bytes
+    weight, optimizer = convention.weight_bytes, convention.optimizer_bytes
+    if layout.precision == "fp32" and weight < 4:
+        weight, optimizer = 4.0, optimizer - 4  # no master copy beside them
     if layout.precision in ("fp8", "fp4") and layout.sharding < 3:
         weight += convention.narrow_bytes
     cast = 2 if convention.cast_weights and layout.precision != "fp32" and layout.sharding < 3 else 0
-    dense = _shared_out(params.dense, layout.dp * layout.cp, weight + cast, layout, convention)
+    each = State(weight + cast, convention.grad_bytes, optimizer)
+    dense = _shared_out(params.dense, layout.dp * layout.cp, each, layout, convention)
     if not params.experts:
         return dense
-    weight += cast * convention.cast_experts
-    experts = _shared_out(params.experts, expert_replicas(layout), weight, layout, convention)
+    each = each._replace(weights=weight + cast * convention.cast_experts)
+    experts = _shared_out(params.experts, expert_replicas(layout), each, layout, convention)
     return State(*(one + other for one, other in zip(dense, experts, strict=True)))
 
 
-def _shared_out(
-    count: float, replicas: float, weight: float, layout: Layout, convention: Convention
-) -> State:
-    """Of `count` parameters that so many chips hold."""
+def _shared_out(count: float, replicas: float, each: State, layout: Layout, convention: Convention) -> State:
+    """Of `count` parameters that so many chips hold, with `each` of one of them."""
     stage = layout.sharding
-    weights = count * weight / (replicas if stage == 3 else 1)
+    weights = count * each.weights / (replicas if stage == 3 else 1)
     if stage == 3 and not convention.frees_gathered:
         weights += count * element_bytes(layout)
     reduced = convention.reduce_bytes if replicas > 1 else 0.0
-    gradients = count * (convention.grad_bytes / (replicas if stage >= 2 else 1) + reduced)
-    return State(weights, gradients, count * convention.optimizer_bytes / (replicas if stage >= 1 else 1))
+    gradients = count * (each.gradients / (replicas if stage >= 2 else 1) + reduced)
+    return State(weights, gradients, count * each.optimizer / (replicas if stage >= 1 else 1))
 
 
 def gathered_bytes(params: ChipParams, layout: Layout, convention: Convention) -> float:

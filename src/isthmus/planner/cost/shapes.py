@@ -1,6 +1,7 @@
 """A model as memory sees it: parameters and widths of each kind of block, before any cutting."""
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -48,12 +49,31 @@ class Shapes:
     params: tuple[Params, Params, Params, Params]
     """By kind, with a head of its own."""
     tied: bool
-    kinds: NDArray[np.int64]
+    kinds: NDArray[np.intp]
     """[L + 2]: EMBEDDING, then DENSE or MOE for each layer, then HEAD."""
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class _Same:
+    """A model as a key: it holds lists, so it is compared by identity."""
+
+    model: ModelSpec | KnownModel
+
+    def __hash__(self) -> int:
+        return id(self.model)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Same) and other.model is self.model
+
+
 def shapes_of(model: ModelSpec | KnownModel) -> Shapes:
-    """To be made once for a model: the search asks for its bytes thousands of times."""
+    """Worked out once for a model: the search asks for its bytes thousands of times."""
+    return _shapes_of(_Same(model))
+
+
+@lru_cache(maxsize=64)
+def _shapes_of(same: _Same) -> Shapes:
+    model = same.model
     known = model if isinstance(model, KnownModel) else KnownModel(name="", model=model, params=0)
     spec = known.model
     return Shapes(
@@ -76,8 +96,8 @@ def shapes_of(model: ModelSpec | KnownModel) -> Shapes:
     )
 
 
-def _kinds(spec: ModelSpec) -> NDArray[np.int64]:
-    kinds = np.full(spec.num_layers + 2, DENSE, dtype=np.int64)
+def _kinds(spec: ModelSpec) -> NDArray[np.intp]:
+    kinds = np.full(spec.num_layers + 2, DENSE, dtype=np.intp)
     kinds[[layer + 1 for layer in spec.moe_layers]] = MOE
     kinds[0], kinds[-1] = EMBEDDING, HEAD
     return kinds

@@ -4,6 +4,7 @@ Block 0 is the embedding, 1..L are the layers, L + 1 is the output head with the
 """
 
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,7 +12,7 @@ from numpy.typing import NDArray
 Floats = NDArray[np.float64]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Table:
     """Arrays over blocks [L + 2]. Seconds are of one micro-batch with the communication inside a stage,
     bytes of one chip."""
@@ -38,3 +39,12 @@ class Table:
     """Activations of a micro-batch to the next stage, one way, over the network between stages."""
     parts: dict[str, Floats] = field(default_factory=dict)
     """forward_s + backward_s by what they are spent on."""
+
+    @cached_property
+    def state_sum(self) -> float:
+        return float(self.state_bytes.sum())
+
+    @cached_property
+    def sync_sums(self) -> tuple[float, float]:
+        """Of dense parameters and of experts."""
+        return float(self.sync_bytes.sum()), float(self.expert_sync_bytes.sum())

@@ -1,30 +1,25 @@
-"""Published runs with the memory they took: settings of their sources, read from the scripts that ran them.
+"""Memory of published runs: settings of their sources, read from the scripts that ran them.
 
 Where a row does not say, its source's script for that model does; nothing here is about single rows.
 """
 
-import csv
-import os
 import re
-from pathlib import Path
 from typing import NamedTuple
 
 import msgspec
 
-from isthmus.errors import InputError
-from isthmus.planner.cost.convention import DEEPSPEED, GIB, MEGATRON, MEGATRON_FP32, Convention
+from isthmus.planner.cost.convention import DEEPSPEED, MEGATRON, Convention
+from isthmus.planner.cost.memory_fit import MemoryFit
 from isthmus.planner.cost.shapes import Shapes, shapes_of
-from isthmus.planner.cost.stage_memory import even_bounds
+from isthmus.planner.cost.stage_memory import StageMemory, even_bounds, pipeline_memory
 from isthmus.planner.known_model import KnownModel
 from isthmus.planner.layout import Layout, Recompute, Sharding
 from isthmus.planner.models import find_model
+from isthmus.planner.published.rows import Row
 from isthmus.spec.model import ModelSpec
 
-ROWS_VARIABLE = "ISTHMUS_PUBLISHED_RUNS"
-Row = dict[str, str]
-
 SAILOR = msgspec.structs.replace(
-    MEGATRON_FP32,
+    MEGATRON,
     name="sailor",
     reduce_bytes=4,
     plain_tensors=2,
@@ -88,8 +83,16 @@ USUAL = {
 }
 
 
-class Case(NamedTuple):
-    """A run, ready to be predicted."""
+LEARNED = {
+    "megatron": MemoryFit(extra_bytes=1.4e9, tensor_bytes=5.7e9, extra_share=-0.016),
+    "deepspeed": MemoryFit(extra_bytes=1.8e9),
+    "sailor": MemoryFit(extra_bytes=-0.23e9, tensor_bytes=-0.23e9, extra_share=-0.025),
+}
+"""By the conventions above, from the 29 published runs of `memory_error` (`isthmus bench planner`)."""
+
+
+class MemoryCase(NamedTuple):
+    """A run as the memory model takes it."""
 
     id: str
     setting: str
@@ -99,54 +102,35 @@ class Case(NamedTuple):
     bounds: list[tuple[int, int]]
     convention: Convention
     used_gib: float
-    """0 where it ran out of memory."""
+    """0: not stated, or it ran out of memory."""
     total_gib: float
+    """Of its chips; 0: not stated."""
+
+    def stages(self, convention: Convention | None = None) -> list[StageMemory]:
+        return pipeline_memory(self.shapes, self.layout, self.bounds, convention or self.convention)
 
 
-def read_rows() -> list[Row]:
-    """Rows of the file that the environment names."""
-    place = os.environ.get(ROWS_VARIABLE)
-    if not place or not Path(place).is_file():
-        raise InputError(
-            "there are no published runs to compare with",
-            where=ROWS_VARIABLE,
-            hint="set it to a CSV file with the columns of published runs",
-        )
-    with Path(place).open(newline="") as file:
-        return list(csv.DictReader(file))
-
-
-def memory_cases(rows: list[Row]) -> list[Case]:
-    """Of the rows that say what memory was used, or that it ran out."""
-    told = [row for row in rows if row["memory_used_gib"] or "OUT OF MEMORY" in row["notes"]]
-    return [case for row in told if (case := case_of(row)) is not None]
-
-
-def case_of(row: Row) -> Case | None:
+def memory_case(row: Row) -> MemoryCase | None:
     """None where the source's settings are not known."""
-    place = row["url_or_repo_path"].replace("validation/clariden/", "sailor/")
+    place = row.url_or_repo_path.replace("validation/clariden/", "sailor/")
     setting = next((name for name in USUAL if f"/{name}/" in place), None)
-    known = find_model(row["model"])
+    known = find_model(row.model)
     if setting is None or known is None:
         return None
     usual = USUAL[setting]
-    known = _adapted(known, usual)
-    layout = _layout(row, usual)
-    convention = usual.convention
-    if row["precision"] == "fp32":
-        convention = _change(
-            convention, weight_bytes=4, optimizer_bytes=8, flash=False
-        )  # flash is of 16 bits
-    total = re.search(r"used/total [\d.]+/([\d.]+)", row["notes"])
-    return Case(
-        id=row["id"],
+    known, layout, convention = _adapted(known, usual), _layout(row, usual), usual.convention
+    if layout.precision == "fp32" and convention.flash:
+        convention = _change(convention, flash=False)  # flash attention is of 16 bits
+    total = re.search(r"used/total [\d.]+/([\d.]+)", row.notes)
+    return MemoryCase(
+        id=row.id,
         setting=setting,
         shapes=shapes_of(known),
         layout=layout,
-        bounds=_bounds(row["notes"], known.model, layout),
+        bounds=_bounds(row.notes, known.model, layout),
         convention=convention,
-        used_gib=float(row["memory_used_gib"] or 0),
-        total_gib=float(total.group(1)) if total else 96.0 if "GH-96" in row["chip"] else 80.0,
+        used_gib=row.memory_used_gib,
+        total_gib=float(total.group(1)) if total else 0.0,
     )
 
 
@@ -167,22 +151,20 @@ def _adapted(known: KnownModel, usual: Usual) -> KnownModel:
 
 
 def _layout(row: Row, usual: Usual) -> Layout:
-    notes = row["notes"]
-    said = dict(re.findall(r"\b(LBS|GAS|MPE)=(\d+)", notes))
-    tp, pp, dp = (int(row[name] or 1) for name in ("tp", "pp", "dp"))
-    micro_batch = int(row["micro_batch"] or said.get("LBS", usual.micro_batch))
-    batches = int(row["global_batch"] or 0) // (micro_batch * dp)
-    precision = "fp32" if row["precision"] == "fp32" or usual.convention.name == "sailor" else "bf16"
+    said = dict(re.findall(r"\b(LBS|GAS|MPE)=(\d+)", row.notes))
+    tp, pp, dp = max(1, row.tp), max(1, row.pp), max(1, row.dp)
+    micro_batch = row.micro_batch or int(said.get("LBS", usual.micro_batch))
+    precision = "fp32" if row.precision == "fp32" or usual.convention.name == "sailor" else "bf16"
     return Layout(
         tp=tp,
         pp=pp,
         dp=dp,
         micro_batch=micro_batch,
-        micro_batches=batches or int(said.get("GAS", usual.accumulate)),
-        seq_len=int(row["seq"] or said.get("MPE", usual.seq_len)),
-        recompute="selective" if "recompute=True" in notes else usual.recompute,
+        micro_batches=row.global_batch // (micro_batch * dp) or int(said.get("GAS", usual.accumulate)),
+        seq_len=row.seq or int(said.get("MPE", usual.seq_len)),
+        recompute="selective" if "recompute=True" in row.notes else usual.recompute,
         sharding=usual.sharding,
-        precision="fp8" if "fp8" in row["precision"] else precision,
+        precision="fp8" if "fp8" in row.precision else precision,
     )
 
 
@@ -196,7 +178,3 @@ def _bounds(notes: str, model: ModelSpec, layout: Layout) -> list[tuple[int, int
     sizes[-1] -= 1
     ends = [sum(sizes[: index + 1]) for index in range(len(sizes))]
     return list(zip([0, *ends[:-1]], ends, strict=True))
-
-
-def used_bytes(case: Case) -> float:
-    return case.used_gib * GIB

@@ -1,0 +1,73 @@
+"""Costs of a model's blocks on one kind of chip under one layout, as the search asks for them.
+
+Blocks of one kind cost the same, so the arithmetic is done for the four kinds and spread over the blocks.
+"""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from isthmus.planner.chips.chip import ChipModel
+from isthmus.planner.cost.convention import MEGATRON, Convention
+from isthmus.planner.cost.factors import COMPONENTS, Factors
+from isthmus.planner.cost.ideal import Setting, element_bytes, ideal_passes
+from isthmus.planner.cost.memory import block_bytes
+from isthmus.planner.cost.network import Network, send_s
+from isthmus.planner.cost.shapes import shapes_of
+from isthmus.planner.cost.table import Floats, Table
+from isthmus.planner.layout import Layout
+from isthmus.spec.model import ModelSpec
+
+GRAD_BYTES = 4
+"""Of one parameter's gradient as the replicas sum it up."""
+
+
+def tabulate(
+    model: ModelSpec,
+    chip: ChipModel,
+    network: Network,
+    layout: Layout,
+    factors: Factors,
+    convention: Convention = MEGATRON,
+) -> Table:
+    """Seconds and bytes of every block (0: embedding, 1..L: layers, L + 1: head and loss)."""
+    shapes = shapes_of(model)
+    kinds = shapes.kinds
+    setting = Setting.of(model, chip, network, layout, factors.fused_attention)
+    passes = ideal_passes(model, network, setting)
+    scaled = passes * component_factors(factors)
+    seconds = scaled.sum(axis=2) * factors.total
+    memory = block_bytes(shapes, layout, convention)
+    forward_backward = (scaled[:, 0] + scaled[:, 1]) * factors.total
+    return Table(
+        forward_s=seconds[kinds, 0],
+        backward_s=seconds[kinds, 1],
+        recompute_s=seconds[kinds, 2],
+        state_bytes=memory.state[kinds],
+        activation_bytes=memory.activations[kinds],
+        checkpoint_bytes=memory.checkpoint[kinds],
+        sync_bytes=memory.dense_params[kinds] * GRAD_BYTES,
+        expert_sync_bytes=memory.expert_params[kinds] * GRAD_BYTES,
+        params=(memory.dense_params + memory.expert_params)[kinds],
+        fixed_bytes=memory.fixed,
+        send_s=factors.send * factors.total * stage_send_s(model, network, layout),
+        parts={name: forward_backward[kinds, index] for index, name in enumerate(COMPONENTS)},
+    )
+
+
+def component_factors(factors: Factors) -> Floats:
+    """[component]"""
+    return np.array([getattr(factors, name) for name in COMPONENTS])
+
+
+def stage_send_s(model: ModelSpec, network: Network, layout: Layout) -> float:
+    """Ideal seconds of a micro-batch's activations to the next stage, each chip sending its part."""
+    if layout.pp == 1:
+        return 0.0
+    rows = layout.micro_batch * layout.seq_len / layout.cp / layout.tp
+    line = network.line(2, layout.tp * layout.cp * layout.dp)
+    return send_s(line, rows * model.hidden_size * element_bytes(layout))
+
+
+def block_kinds(model: ModelSpec) -> NDArray[np.intp]:
+    """[L + 2]: EMBEDDING, then DENSE or MOE for each layer, then HEAD."""
+    return shapes_of(model).kinds

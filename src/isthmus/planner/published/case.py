@@ -1,0 +1,320 @@
+"""A row as the cost functions take it: model, chip, network, layout, stages, and what had to be assumed."""
+
+import re
+
+import msgspec
+from msgspec.structs import replace
+
+from isthmus.errors import InputError
+from isthmus.planner.chips.chip import ChipModel
+from isthmus.planner.chips.find import find_chip
+from isthmus.planner.cost.network import Network
+from isthmus.planner.layout import Layout, Precision, Recompute, Sharding
+from isthmus.planner.published.flops import token_flops
+from isthmus.planner.published.frameworks import Framework, find_framework
+from isthmus.planner.published.rows import Row
+from isthmus.planner.published.shape import Shape, shape_of
+from isthmus.spec.count import count_params
+from isthmus.spec.model import ModelSpec
+
+
+class Case(msgspec.Struct, frozen=True, kw_only=True):
+    id: str
+    source: str
+    model: ModelSpec
+    core: float
+    chips: list[ChipModel]
+    """Of each stage."""
+    network: Network
+    layout: Layout
+    stages: list[int]
+    """Layers of each stage."""
+    recomputed: float
+    """Part of the layers that backward computes again."""
+    shard_group: int
+    """Replicas that share the optimizer's state (ZeRO 1)."""
+    nodes: float
+    framework: Framework
+    recipe: str
+    """Precision as the row has it."""
+    eager: bool
+    """Element-wise work is not fused: the row says so."""
+    async_tensor: bool
+    """Tensor-parallel communication runs beside compute: the row says so."""
+    hardware_flops: bool
+    """The row's TFLOPS count what is computed again."""
+    step_s: float
+    """Measured; 0: the row has no time."""
+    assumed: list[str]
+
+    @property
+    def chip(self) -> ChipModel:
+        return self.chips[0]
+
+    @property
+    def tokens_per_chip(self) -> float:
+        """In one step."""
+        return self.layout.step_tokens / self.layout.num_chips
+
+    @property
+    def reported_flops(self) -> float:
+        """Of a token, as the row's source counts them."""
+        full = self.hardware_flops and self.layout.recompute == "full"
+        return token_flops(self.model, self.layout.seq_len, full, self.framework.causal_flops)
+
+
+def case_of(row: Row) -> Case | str:
+    """Or why the row cannot be modelled. InputError for an unknown chip."""
+    shape = shape_of(row)
+    if isinstance(shape, str):
+        return shape
+    framework = find_framework(row.source, row.url_or_repo_path)
+    chips = _chips(row)
+    assumed = list(shape.assumed)
+    layout = _layout(row, shape, framework, chips[0], assumed)
+    if isinstance(layout, str):
+        return layout
+    if not chips[0].peak_tflops(layout.precision):
+        return f"the {layout.precision} rate of {chips[0].name} is not known"
+    case = Case(
+        id=row.id,
+        source=row.source,
+        model=shape.model,
+        core=shape.core * _imbalance(framework, layout.cp) * _old_kernel(framework, chips[0]),
+        chips=_spread(chips, layout.pp),
+        network=_network(row, chips[0], framework),
+        layout=layout,
+        stages=_stages(row, shape.model.num_layers, layout),
+        recomputed=_recomputed(row, framework, layout),
+        shard_group=_shard_group(row, layout),
+        nodes=max(1.0, row.n_chips / (row.chips_per_node or chips[0].per_node)),
+        framework=framework,
+        recipe=row.precision.lower() or layout.precision,
+        eager=framework.eager or "eager" in row.notes.lower(),
+        async_tensor="async" in row.notes.lower(),
+        hardware_flops=any(word in row.notes.lower() for word in ("hardware", "by megatron formula")),
+        step_s=0.0,
+        assumed=assumed,
+    )
+    return replace(case, step_s=_measured(row, case))
+
+
+def _imbalance(framework: Framework, cp: int) -> float:
+    """Work of the rank with the end of the sequence, which attends to all of it, over the mean."""
+    return 1.0 if framework.balanced_context else (2 * cp - 1) / cp
+
+
+def _old_kernel(framework: Framework, chip: ChipModel) -> float:
+    """FlashAttention 2 takes 1 / 1.9 of the time of 1 (arXiv 2307.08691, fig. 5); on an H100 it reaches about
+    350 TFLOP/s, and kernels written for that 600 (arXiv 2407.08608, fig. 5)."""
+    first = 1.9 if framework.flash == 1 else 1.0
+    later = chip.generation in ("hopper", "blackwell") and framework.flash < 3
+    return first * (1.7 if later else 1.0)
+
+
+def _chips(row: Row) -> list[ChipModel]:
+    """One for each kind: 'RTX-2080x8+RTX-3090x4' has two, for each chip of the name."""
+    names = [part.strip() for part in re.split(r"[+/|]", row.chip) if part.strip()]
+    if len(names) == 1 or row.hetero in ("", "0"):
+        names = [row.chip]
+    try:
+        return [_tf32(find_chip(name)) for name in names for _ in range(_count(name, len(names)))]
+    except InputError as error:
+        raise InputError(error.message, where=f"row {row.id}, line {row.line}", hint=error.hint) from error
+
+
+def _count(name: str, kinds: int) -> int:
+    match = re.search(r"x\s*(\d+)$", name)
+    return int(match.group(1)) if match and kinds > 1 else 1
+
+
+def _tf32(chip: ChipModel) -> ChipModel:
+    """What runs in 'fp32' on recent chips multiplies in TF32, at half the rate of bf16."""
+    if chip.generation in ("ampere", "hopper", "blackwell"):
+        return replace(chip, fp32_tflops=chip.bf16_tflops / 2)
+    return chip
+
+
+def _spread(chips: list[ChipModel], pp: int) -> list[ChipModel]:
+    """Of each stage: the kinds in the order the row names them, in proportion to their chips."""
+    return [chips[stage * len(chips) // pp] for stage in range(pp)]
+
+
+def _network(row: Row, chip: ChipModel, framework: Framework) -> Network:
+    """The datasheet's, with the node size and the network that the row states."""
+    network = Network.of(chip)
+    if framework.nic_gb_s:
+        network = replace(network, nic=network.nic._replace(gb_s=framework.nic_gb_s))
+    per_node = row.chips_per_node or chip.per_node
+    if not chip.node_domain:
+        network = replace(network, domain=per_node)
+    several = re.search(r"(\d+)x(\d+)\s*Gb", row.notes)
+    single = re.search(r"(\d+)\s*Gb/s\s+(?:RoCE|IB|InfiniBand)", row.notes)
+    gigabits = 0
+    if several:
+        gigabits = int(several.group(1)) * int(several.group(2))
+    elif single:
+        gigabits = int(single.group(1))
+    if gigabits:
+        network = replace(network, nic=network.nic._replace(gb_s=gigabits / 8 / per_node))
+    return network
+
+
+_PRECISIONS: list[tuple[str, Precision]] = [
+    ("fp4", "fp4"), ("fp8", "fp8"), ("fp32", "fp32"), ("fp16", "fp16"),
+]  # fmt: skip
+
+
+def _precision(row: Row, framework: Framework, assumed: list[str]) -> Precision:
+    said = row.precision.lower()
+    if not said:
+        assumed.append(f"precision {framework.precision}")
+        return framework.precision
+    return next((precision for word, precision in _PRECISIONS if word in said), "bf16")
+
+
+def _layout(
+    row: Row, shape: Shape, framework: Framework, chip: ChipModel, assumed: list[str]
+) -> Layout | str:
+    tp, pp, cp = _degrees(row, shape.model, chip, assumed)
+    dp = row.dp or row.n_chips // (tp * pp * cp)
+    if dp < 1 or tp * pp * cp * dp > row.n_chips:
+        return f"tp {tp} x pp {pp} x cp {cp} x dp {dp} is not {row.n_chips} chips"
+    micro_batch, micro_batches = _batches(row, framework, dp, pp, assumed)
+    ep = min(row.ep or 1, max(1, shape.model.num_experts))
+    return Layout(
+        tp=tp,
+        cp=cp,
+        pp=pp,
+        virtual=max(1, min(row.vpp or 1, shape.model.num_layers // pp)),
+        dp=dp,
+        ep=ep,
+        etp=1 if (tp * cp * dp) % ep == 0 else tp,
+        micro_batch=micro_batch,
+        micro_batches=micro_batches,
+        seq_len=shape.seq_len,
+        recompute=_recompute(row, assumed),
+        sharding=_sharding(row, framework),
+        precision=_precision(row, framework, assumed),
+    )
+
+
+def _degrees(row: Row, model: ModelSpec, chip: ChipModel, assumed: list[str]) -> tuple[int, int, int]:
+    """(tp, pp, cp); where the row has none, the least that 18 bytes a parameter fit in half of the memory."""
+    cp = row.cp or 1
+    if row.tp or row.pp:
+        return row.tp or 1, row.pp or 1, cp
+    if row.dp:
+        rest = max(1, row.n_chips // (row.dp * cp))
+        return min(rest, 8), max(1, rest // 8), cp
+    need = 18 * count_params(model) / (0.5 * chip.memory_bytes)
+    tp = pp = 1
+    while tp < 8 and tp * pp < need and tp * 2 <= row.n_chips:
+        tp *= 2
+    while tp * pp < need and tp * pp * 2 * cp <= row.n_chips and pp * 2 <= model.num_layers:
+        pp *= 2
+    assumed.append(f"tp {tp}, pp {pp}")
+    return tp, pp, cp
+
+
+_ACCUMULATION = re.compile(r"(?:grad_accum|micro_num|GAS|accumulation)\s*=\s*(\d+)", re.IGNORECASE)
+_GLOBAL = re.compile(r"\bGBS\s*=\s*(\d+)", re.IGNORECASE)
+_LOCAL = re.compile(r"\bLBS\s*=\s*(\d+)", re.IGNORECASE)
+
+
+def _batches(row: Row, framework: Framework, dp: int, pp: int, assumed: list[str]) -> tuple[int, int]:
+    """(micro_batch, micro_batches)"""
+    size = row.micro_batch
+    said = _GLOBAL.search(row.notes)
+    total = row.global_batch or (int(said.group(1)) if said else 0)
+    if framework.name == "torchtitan" and size and pp > 1:
+        return 1, size
+    if not size:
+        local = _LOCAL.search(row.notes)
+        size = int(local.group(1)) if local else 1
+        assumed.append(f"micro-batch {size}")
+    if total:
+        return size, max(1, round(total / (dp * size)))
+    count = _ACCUMULATION.search(row.notes)
+    if count:
+        return size, int(count.group(1))
+    if framework.name == "torchtitan":
+        return size, 1
+    assumed.append(f"{usual_micro_batches(pp)} micro-batches")
+    return size, usual_micro_batches(pp)
+
+
+def usual_micro_batches(pp: int) -> int:
+    """Of a replica in a step, where a row does not say."""
+    return max(8, 4 * pp)
+
+
+def _recompute(row: Row, assumed: list[str]) -> Recompute:
+    said = row.recompute.lower()
+    if "selective-op" in said:
+        return "full"
+    if "full" in said or "recompute=true" in row.notes.lower():
+        return "full"
+    if "selective" in said:
+        return "selective"
+    if not said:
+        assumed.append("nothing recomputed")
+    return "none"
+
+
+def _recomputed(row: Row, framework: Framework, layout: Layout) -> float:
+    """torchtitan's 'selective' computes every other layer, or every other product, again."""
+    if framework.family == "fsdp" and "selective" in row.recompute.lower():
+        return 0.5
+    return 1.0
+
+
+def _sharding(row: Row, framework: Framework) -> Sharding:
+    if re.search(r"FSDP=[1-9]", row.notes):
+        return 3
+    return framework.sharding
+
+
+def _shard_group(row: Row, layout: Layout) -> int:
+    """InternEvo's zero1 is the size of the groups that share the state; -1: all replicas."""
+    said = re.search(r"zero1=(-?\d+)", row.notes)
+    size = int(said.group(1)) if said else -1
+    return min(layout.dp, size) if size > 0 else layout.dp
+
+
+def _stages(row: Row, num_layers: int, layout: Layout) -> list[int]:
+    """As the row has it ('layer split 7/9/9/9', embedding and head counted); otherwise even, with embedding
+    and head as a layer each where that comes out even."""
+    said = re.search(r"layer split ([\d/]+)", row.notes)
+    if said:
+        split = [int(part) for part in said.group(1).split("/")]
+        if len(split) == layout.pp and sum(split) == num_layers + 2:
+            split[0] -= 1
+            split[-1] -= 1
+            return split
+    return even_stages(num_layers, layout)
+
+
+def even_stages(num_layers: int, layout: Layout) -> list[int]:
+    pp, chunks = layout.pp, layout.pp * layout.virtual
+    if pp == 1:
+        return [num_layers]
+    with_ends = num_layers % chunks != 0 and ((num_layers + 2) % chunks == 0 or num_layers % pp != 0)
+    total = num_layers + 2 if with_ends else num_layers
+    stages = [total // pp] * pp
+    for extra in range(total % pp):
+        stages[pp // 2 - (extra + 1) // 2 * (-1) ** extra if pp > 2 else 0] += 1
+    if with_ends:
+        stages[0] -= 1
+        stages[-1] -= 1
+    return stages
+
+
+def _measured(row: Row, case: Case) -> float:
+    """Seconds of a step: stated, or from tokens/s, TFLOPS or MFU of a chip."""
+    if row.step_time_s:
+        return row.step_time_s
+    if row.tokens_per_s_per_chip:
+        return case.tokens_per_chip / row.tokens_per_s_per_chip
+    rate = row.tflops_per_chip or row.mfu_pct / 100 * case.chip.peak_tflops(case.layout.precision)
+    return case.tokens_per_chip * case.reported_flops / (rate * 1e12) if rate else 0.0

@@ -1,0 +1,222 @@
+"""A template: one way to cut the model over stages of given chips, replicated. Its exact time and memory."""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import numpy as np
+from msgspec.structs import replace
+
+from isthmus.planner.cost.factors import Factors
+from isthmus.planner.cost.step import (
+    Exchange,
+    StageCost,
+    StepTime,
+    exchange_of,
+    scaled,
+    stage_cost,
+    step_time,
+)
+from isthmus.planner.cost.table import Floats, Table
+from isthmus.planner.cost.tabulate import tabulate
+from isthmus.planner.layout import Layout
+from isthmus.planner.search.pools import Pool
+from isthmus.planner.search.space import Family
+from isthmus.planner.split import Shortfall, Split, SplitProblem, shortfall, split
+from isthmus.spec.run import RunSpec
+from isthmus.units import Bytes
+
+
+@dataclass(frozen=True)
+class Job:
+    """What is to be trained, and by which beliefs the chips are judged."""
+
+    run: RunSpec
+    factors: Mapping[str, Factors]
+    """By the chip's name in the catalogue."""
+    _tables: dict[tuple[str, float, Layout], Table] = field(default_factory=dict, repr=False)
+
+    @property
+    def batch(self) -> int:
+        """Sequences of a site in one step."""
+        return self.run.train.batch_size
+
+    def table(self, pool: Pool, layout: Layout) -> Table:
+        """Kept, as a search asks for the same one again and again; a step's length does not enter it."""
+        layout = replace(layout, micro_batches=1, virtual=1, pp=min(layout.pp, 2))
+        key = (pool.chip.name, pool.speed, layout)
+        if key not in self._tables:
+            table = tabulate(self.run.model, pool.chip, pool.network, layout, self.factors[pool.chip.name])
+            self._tables[key] = _for_split(table, pool.speed)
+        return self._tables[key]
+
+    def precision(self, pool: Pool) -> str:
+        wanted = self.run.train.precision
+        if wanted != "auto":
+            return wanted
+        return "bf16" if pool.chip.bf16_tflops > pool.chip.fp32_tflops else "fp32"
+
+
+def _for_split(table: Table, speed: float) -> Table:
+    """On chips of that speed; what the layout recomputes of every layer belongs to backward, and
+    `recompute_s` is what a split adds where it recomputes a whole layer."""
+    whole_layer_s = table.forward_s.copy()
+    whole_layer_s[[0, -1]] = 0
+    return dataclasses.replace(
+        table,
+        forward_s=table.forward_s / speed,
+        backward_s=(table.backward_s + table.recompute_s) / speed,
+        recompute_s=whole_layer_s / speed,
+        parts={name: part / speed for name, part in table.parts.items()},
+    )
+
+
+class Segment(NamedTuple):
+    """Consecutive stages on chips of one pool."""
+
+    pool: Pool
+    tp: int
+    stages: int
+
+
+class Template(NamedTuple):
+    """A cut that fits. `layout.dp` replicas of it."""
+
+    layout: Layout
+    segments: tuple[Segment, ...]
+    split: Split
+    time: StepTime
+    limits: tuple[int, ...]
+    """Usable bytes of each stage's chips."""
+
+    @property
+    def step_s(self) -> float:
+        return self.time.total_s
+
+    @property
+    def num_chips(self) -> int:
+        return sum(chips_of(segment, self.layout) for segment in self.segments)
+
+    @property
+    def price(self) -> float:
+        """Of an hour."""
+        return sum(each.pool.price * chips_of(each, self.layout) for each in self.segments)
+
+    def stage_segments(self) -> list[Segment]:
+        return [segment for segment in self.segments for _ in range(segment.stages)]
+
+
+class Miss(NamedTuple):
+    """A cut that does not fit, with what is missing."""
+
+    shortfall: Shortfall
+    where: str
+
+    def __str__(self) -> str:
+        lack = self.shortfall
+        if lack.extra_bytes == float("inf"):
+            return "fewer layers than stages"
+        text = f"memory: {Bytes(int(lack.extra_bytes))} more needed on {self.where}"
+        return f"{text}, or at most {lack.layers} layers" if lack.layers else text
+
+
+def chips_of(segment: Segment, layout: Layout) -> int:
+    return segment.stages * segment.tp * layout.cp * layout.dp
+
+
+def layout_of(job: Job, pool: Pool, family: Family, shape: tuple[int, int, int, int]) -> Layout:
+    """`shape`: stages, chunks, replicas, micro-batches."""
+    pp, virtual, dp, micro_batches = shape
+    return Layout(
+        tp=family.tp,
+        cp=family.cp,
+        pp=pp,
+        virtual=virtual,
+        dp=dp,
+        ep=family.ep,
+        etp=family.etp,
+        micro_batch=family.micro_batch,
+        micro_batches=micro_batches,
+        seq_len=job.run.data.seq_len,
+        recompute=family.recompute,
+        sharding=family.sharding,
+        precision=job.precision(pool),  # type: ignore[arg-type]
+    )
+
+
+def evaluate(job: Job, segments: Sequence[Segment], layout: Layout) -> Template | None:
+    """The best cut for these stages with its step time, None if nothing fits (`explain_miss` says why)."""
+    problem = problem_of(job, segments, layout)
+    found = split(problem)
+    if found is None:
+        return None
+    time = time_of(job, segments, layout, found)
+    limits = tuple(int(limit) for limit in np.asarray(problem.limit_S))
+    return Template(layout, tuple(segments), found, time, limits)
+
+
+def explain_miss(job: Job, segments: Sequence[Segment], layout: Layout) -> Miss:
+    names = dict.fromkeys(segment.pool.name for segment in segments)
+    return Miss(shortfall(problem_of(job, segments, layout)), ", ".join(names))
+
+
+def problem_of(job: Job, segments: Sequence[Segment], layout: Layout) -> SplitProblem:
+    tables = [job.table(each.pool, replace(layout, tp=each.tp)) for each in segments]
+    counts = [each.stages for each in segments]
+    free = 1 - job.run.goal.headroom
+    limits = [each.pool.chip.memory_bytes * free for each in segments]
+
+    def stacked(name: str) -> Floats:
+        return np.repeat(np.array([getattr(table, name) for table in tables]), counts, axis=0)
+
+    fixed = job.run.parallel.recompute
+    return SplitProblem(
+        forward_SB=stacked("forward_s"),
+        backward_SB=stacked("backward_s"),
+        recompute_SB=stacked("recompute_s"),
+        state_SB=stacked("state_bytes"),
+        activation_SB=stacked("activation_bytes"),
+        checkpoint_SB=stacked("checkpoint_bytes"),
+        fixed_S=stacked("fixed_bytes"),
+        limit_S=np.repeat(limits, counts),
+        send_S=2 * stacked("send_s") if layout.pp > 1 else np.zeros(sum(counts)),
+        micro_batches=layout.micro_batches,
+        recompute={"full": "full", "none": "none", "selective": "none"}.get(fixed, "auto"),  # type: ignore[arg-type]
+        schedule="interleaved" if layout.virtual > 1 else "1f1b",
+        virtual=layout.virtual,
+    )
+
+
+def time_of(job: Job, segments: Sequence[Segment], layout: Layout, cut: Split) -> StepTime:
+    """The step of a cut, with what replicas exchange."""
+    costs: list[StageCost] = []
+    chunks = cut.chunks()
+    for segment in segments:
+        own = replace(layout, tp=segment.tp)
+        table, exchange = job.table(segment.pool, own), exchange_for(job, segment.pool, own)
+        for _ in range(segment.stages):
+            stage = len(costs)
+            blocks = _blocks(chunks[stage], stage, len(chunks), job.run.model.num_layers)
+            again = int(cut.recompute_S[stage])
+            own_chunk = replace(own, virtual=1)
+            parts = [stage_cost(table, each, again, own_chunk, exchange) for each in blocks]
+            costs.append(StageCost(*map(sum, zip(*parts, strict=True))))
+    nodes = sum(chips_of(each, layout) / each.pool.per_node for each in segments)
+    return step_time(costs, layout, nodes, job.factors[segments[0].pool.chip.name])
+
+
+def _blocks(
+    chunks: Sequence[tuple[int, int]], stage: int, num_stages: int, num_layers: int
+) -> list[tuple[int, int]]:
+    """Blocks of each chunk: its layers, the embedding before the first, the head after the last."""
+    blocks = [(first + 1, end + 1) for first, end in chunks]
+    if stage == 0:
+        blocks[0] = (0, blocks[0][1])
+    if stage == num_stages - 1:
+        blocks[-1] = (blocks[-1][0], num_layers + 2)
+    return blocks
+
+
+def exchange_for(job: Job, pool: Pool, layout: Layout) -> Exchange:
+    return scaled(exchange_of(pool.chip, pool.network, layout), job.factors[pool.chip.name])
