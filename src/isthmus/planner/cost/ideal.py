@@ -13,6 +13,7 @@ import numpy as np
 from isthmus.planner.chips.chip import ChipModel
 from isthmus.planner.cost.factors import COMPONENTS
 from isthmus.planner.cost.network import Network, all_gather_s, all_to_all_s
+from isthmus.planner.cost.shapes import DENSE, EMBEDDING, HEAD, MOE
 from isthmus.planner.cost.table import Floats
 from isthmus.planner.layout import Layout
 from isthmus.spec.model import ModelSpec
@@ -222,8 +223,6 @@ SELECTIVE = np.array([0.0, 0.0, 0.0, 0.5, 0.0, 0.0, 0.0, 0.0, 0.3, 0.0, 0.0, 0.0
 """Computed again: the cheap element-wise parts, with fused attention."""
 SELECTIVE_CORE = np.array([0.0, 0.0, 1.0, 0.0, 1.0, 0.0, 0.0, 0.0, 0.2, 0.0, 0.0, 0.0])
 """Without it: the attention core and its scores."""
-
-EMBEDDING, DENSE, MOE, HEAD = range(4)
 
 
 def ideal_passes(model: ModelSpec, network: Network, setting: Setting) -> Floats:

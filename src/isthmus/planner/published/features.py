@@ -12,13 +12,9 @@ import numpy as np
 from isthmus.planner.belief.query import Features
 from isthmus.planner.cost.factors import COMPONENTS, Factors
 from isthmus.planner.cost.ideal import Setting, ideal_passes
-from isthmus.planner.cost.memory import (
-    BlockParams,
-    embedding_params,
-    head_params,
-    layer_params,
-)
+from isthmus.planner.cost.memory import ChipParams, chip_params
 from isthmus.planner.cost.network import Network
+from isthmus.planner.cost.shapes import EMBEDDING, HEAD, shapes_of
 from isthmus.planner.cost.step import exchange_of, hidden_over
 from isthmus.planner.cost.table import Floats
 from isthmus.planner.cost.tabulate import GRAD_BYTES, block_kinds, component_factors, stage_send_s
@@ -78,16 +74,14 @@ def _passes(case: Case, index: int) -> Floats:
     return ideal_passes(case.model, network, replace(setting, core=case.core))
 
 
-def stage_params(case: Case, index: int) -> BlockParams:
+def stage_params(case: Case, index: int) -> ChipParams:
     """Parameters of one chip of the stage."""
-    first = sum(case.stages[:index])
-    moe = [case.model.is_moe_layer(layer) for layer in range(first, first + case.stages[index])]
-    blocks = [layer_params(case.model, case.layout, each) for each in moe]
-    if index == 0:
-        blocks.append(embedding_params(case.model, case.layout))
-    if index == case.layout.pp - 1:
-        blocks.append(head_params(case.model, case.layout))
-    return BlockParams(sum(each.dense for each in blocks), sum(each.experts for each in blocks))
+    shapes = shapes_of(case.model)
+    first = 1 + sum(case.stages[:index])
+    kinds = [EMBEDDING] * (index == 0) + shapes.kinds[first : first + case.stages[index]].tolist()
+    kinds += [HEAD] * (index == case.layout.pp - 1)
+    blocks = [chip_params(shapes, case.layout, kind) for kind in kinds]
+    return ChipParams(sum(each.dense for each in blocks), sum(each.experts for each in blocks))
 
 
 def _exchanges(case: Case) -> tuple[float, float, float]:

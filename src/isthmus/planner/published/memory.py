@@ -1,29 +1,43 @@
-"""Peak memory of a case: the fullest of its stages."""
+"""Peak memory of a row's run: the fullest of its stages."""
 
-from isthmus.planner.cost.factors import Factors
-from isthmus.planner.cost.network import Network
-from isthmus.planner.cost.tabulate import tabulate
+from itertools import accumulate, pairwise
+
+from msgspec.structs import replace
+
+from isthmus.planner.cost.convention import CONVENTIONS, Convention
+from isthmus.planner.cost.shapes import shapes_of
+from isthmus.planner.cost.stage_memory import pipeline_memory
 from isthmus.planner.published.case import Case
+from isthmus.planner.published.rows import Row
+from isthmus.planner.published.usual import LEARNED, SAILOR, memory_case
+
+_BY_FAMILY = {"megatron": "megatron", "fsdp": "fsdp", "other": "deepspeed"}
+FUSED = ("megatron-bridge", "nemo", "llm-foundry")
+"""Systems whose recipes fuse the loss."""
+FUSED_LOSS = 4.0
+"""Bytes of a logit: it and its gradient, in 16 bits."""
 
 
-def peak_bytes(case: Case) -> float:
-    """State, activations of the micro-batches in flight (1F1B: as many as stages from here to the last, more
-    by the chunks when interleaved, arXiv 2104.04473, sec. 2.2), and what is fixed."""
-    return max(_stage_bytes(case, index) for index in range(case.layout.pp))
+def peak_bytes(case: Case, row: Row) -> float:
+    """With the settings of the row's source where they are known (`usual`), otherwise by what frameworks of
+    its family keep."""
+    known = memory_case(row)
+    if known is not None:
+        stages = known.stages(LEARNED[known.convention.name].apply(known.convention))
+    else:
+        layout, again = case.layout, ()
+        if case.recomputed < 1:
+            layout = replace(layout, recompute="none")
+            again = [round(case.recomputed * count) for count in case.stages]
+        bounds = list(pairwise([0, *accumulate(case.stages)]))
+        stages = pipeline_memory(shapes_of(case.model), layout, bounds, convention_of(case), again)
+    return max(stage.total for stage in stages)
 
 
-def _stage_bytes(case: Case, index: int) -> float:
-    layout = case.layout
-    table = tabulate(case.model, case.chips[index], Network.of(case.chips[index]), layout, Factors())
-    first = 1 + sum(case.stages[:index])
-    end = first + case.stages[index]
-    blocks = slice(0 if index == 0 else first, end + 1 if index == layout.pp - 1 else end)
-    again = round(case.recomputed * case.stages[index]) if layout.recompute == "full" else 0
-    kept = float(table.activation_bytes[first + again : end].sum())
-    kept += float(table.checkpoint_bytes[first : first + again].sum())
-    flight = min(layout.micro_batches, layout.pp - index)
-    if layout.virtual > 1:
-        extra = (layout.pp - 1) / (layout.pp * layout.virtual)
-        flight = min(layout.micro_batches, (layout.pp - index) + extra * layout.pp)
-    once = float(table.activation_bytes[end]) if index == layout.pp - 1 else 0.0
-    return float(table.state_bytes[blocks].sum()) + flight * kept + once + table.fixed_bytes
+def convention_of(case: Case) -> Convention:
+    """Of the row's framework."""
+    name = case.framework.name
+    if name == "sailor":
+        return SAILOR
+    own = CONVENTIONS[_BY_FAMILY[case.framework.family]]
+    return replace(own, logit_bytes=FUSED_LOSS) if name in FUSED else own

@@ -36,7 +36,9 @@ def score_rows(rows: list[Row], calibration: list[Row] | None = None) -> list[Sc
     known = [case for case in cases if not isinstance(case, str)]
     estimates = iter(posterior.predict([query_of(case) for case in known]))
     return [
-        Score(id=row.id, reason=case) if isinstance(case, str) else _score(case, next(estimates), grounds)
+        Score(id=row.id, reason=case)
+        if isinstance(case, str)
+        else _score(row, case, next(estimates), grounds)
         for row, case in zip(rows, cases, strict=True)
     ]
 
@@ -55,14 +57,14 @@ def _grounds(calibration: list[Row]) -> tuple[Posterior, list[str]]:
     return calibrated(shipped(), runs), [*said, f"calibrated by {', '.join(each.id for each in runs)}"]
 
 
-def _score(case: Case, estimate: Estimate, grounds: list[str]) -> Score:
+def _score(row: Row, case: Case, estimate: Estimate, grounds: list[str]) -> Score:
     rate = case.tokens_per_chip / estimate.step_s
     return Score(
         id=case.id,
         step_time_s=estimate.step_s,
         tokens_per_s_per_chip=rate,
         tflops_per_chip=rate * case.reported_flops / 1e12,
-        memory_gb=peak_bytes(case) / 2**30,
+        memory_gb=peak_bytes(case, row) / 2**30,
         interval=(estimate.low_s, estimate.high_s),
         provenance=[*grounds, *_sheet(case), *(f"assumed: {each}" for each in case.assumed)],
     )
