@@ -1,6 +1,7 @@
 """A row as the cost functions take it: model, chip, network, layout, stages, and what had to be assumed."""
 
 import re
+from itertools import pairwise
 
 import msgspec
 from msgspec.structs import replace
@@ -66,7 +67,15 @@ class Case(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def case_of(row: Row) -> Case | str:
-    """Or why the row cannot be modelled. InputError for an unknown chip."""
+    """Or why the row cannot be modelled."""
+    try:
+        return _case(row)
+    except InputError as error:
+        return f"{error.message} ({error.hint})" if error.hint else error.message
+
+
+def _case(row: Row) -> Case | str:
+    """InputError for an unknown chip."""
     shape = shape_of(row)
     if isinstance(shape, str):
         return shape
@@ -130,13 +139,10 @@ def _old_kernel(framework: Framework, chip: ChipModel) -> float:
 
 def _chips(row: Row) -> list[ChipModel]:
     """One for each kind: 'RTX-2080x8+RTX-3090x4' has two, for each chip of the name."""
-    names = [part.strip() for part in re.split(r"[+/|]", row.chip) if part.strip()]
+    names = [part.strip() for part in re.split(r"[+/|,;&]|\band\b", row.chip) if part.strip()]
     if len(names) == 1 or row.hetero in ("", "0"):
         names = [row.chip]
-    try:
-        return [_tf32(find_chip(name)) for name in names for _ in range(_count(name, len(names)))]
-    except InputError as error:
-        raise InputError(error.message, where=f"row {row.id}, line {row.line}", hint=error.hint) from error
+    return [_tf32(find_chip(name)) for name in names for _ in range(_count(name, len(names)))]
 
 
 def _count(name: str, kinds: int) -> int:
@@ -152,8 +158,11 @@ def _tf32(chip: ChipModel) -> ChipModel:
 
 
 def _spread(chips: list[ChipModel], pp: int) -> list[ChipModel]:
-    """Of each stage: the kinds in the order the row names them, in proportion to their chips."""
-    return [chips[stage * len(chips) // pp] for stage in range(pp)]
+    """Of each stage: the kinds in the order the row names them, in proportion to their chips; the slowest of
+    those that share a stage."""
+    ends = [stage * len(chips) // pp for stage in range(pp + 1)]
+    parts = [chips[first : max(first + 1, end)] for first, end in pairwise(ends)]
+    return [min(part, key=lambda chip: chip.bf16_tflops) for part in parts]
 
 
 def _network(row: Row, chip: ChipModel, framework: Framework) -> Network:

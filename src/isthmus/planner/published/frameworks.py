@@ -65,7 +65,10 @@ KNOWN: list[tuple[str, Framework]] = [
             name="sailor", family="megatron", fused_attention=False, sharding=0, precision="fp32", eager=True
         ),
     ),
-    (r"llama-3|llama 3|2407\.21783", Framework(name="llama-3", family="megatron", sharding=2, interleaved=True)),
+    (
+        r"llama-3|llama 3|2407\.21783",
+        Framework(name="llama-3", family="megatron", sharding=2, interleaved=True),
+    ),
     (r"deepspeed", Framework(name="deepspeed", family="other", eager=True, flash=2)),
 ]
 """Searched in a row's source and path, in this order."""

@@ -30,8 +30,9 @@ class Score(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def score_rows(rows: list[Row], calibration: list[Row] | None = None) -> list[Score]:
-    """In the order of `rows`. InputError for an unknown chip, with the row's line."""
+    """In the order of `rows`. InputError if none of them has a chip that is known."""
     cases = [case_of(row) for row in rows]
+    _check_chips(rows, cases)
     posterior, grounds = _grounds(calibration or [])
     known = [case for case in cases if not isinstance(case, str)]
     estimates = iter(posterior.predict([query_of(case) for case in known]))
@@ -41,6 +42,16 @@ def score_rows(rows: list[Row], calibration: list[Row] | None = None) -> list[Sc
         else _score(row, case, next(estimates), grounds)
         for row, case in zip(rows, cases, strict=True)
     ]
+
+
+def _check_chips(rows: list[Row], cases: list[Case | str]) -> None:
+    """One strange chip is its row's reason; nothing but strange chips is a wrong file."""
+    for row, case in zip(rows, cases, strict=True):
+        if not isinstance(case, str) or "unknown chip" not in case:
+            return
+    if rows:
+        message, _, hint = str(cases[0]).partition(" (")
+        raise InputError(message, where=f"line {rows[0].line}", hint=hint.removesuffix(")"))
 
 
 def _grounds(calibration: list[Row]) -> tuple[Posterior, list[str]]:
