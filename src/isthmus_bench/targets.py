@@ -46,6 +46,11 @@ TARGETS = {
     "moe.router_share": Target("<=", 0.05),
     "moe.train_step.fp32": Target(">=", 1.15),
     "moe.train_step.bf16": Target(">=", 1.5),
+    "planner.time_error.calibrated": Target("<=", 0.06),
+    "planner.time_error.calibrated.p90": Target("<=", 0.15),
+    "planner.time_error.unseen": Target("<=", 0.12),
+    "planner.time_error.unseen.worst_source": Target("<=", 0.20),
+    "planner.ranking": Target(">=", 0.8),
     "planner.memory_error": Target("<=", 0.05),
     "planner.memory_error.feasible_but_oom": Target("==", 0),
     "planner.memory_error.paper": Target("<=", 0.02),
@@ -61,6 +66,7 @@ TARGETS = {
     "upcycle.gain": Target(">=", 0),
     "upcycle.logits": Target("<=", 1e-4),
     "upcycle.similarity_fall": Target(">=", 0.01),
+    "planner.optimality": Target("==", 0),
 }
 """By id; the pattern of the shell, `?` for one character."""
 

@@ -16,7 +16,7 @@ MODES = ("none", "auto", "full")
 
 
 @st.composite
-def problems(draw, max_layers=7, max_stages=4, tight=True):
+def problems(draw, max_layers=6, max_stages=4):
     """Whole numbers, so that sums are exact whatever their order."""
     S = draw(st.integers(1, max_stages))
     L = draw(st.integers(S, max_layers))
@@ -34,7 +34,7 @@ def problems(draw, max_layers=7, max_stages=4, tight=True):
         activation_SB=activation_SB,
         checkpoint_SB=np.floor(activation_SB * random.random((S, L + 2))),
         fixed_S=random.integers(0, 20, S).astype(float),
-        limit_S=random.integers(150, 700, S).astype(float) if tight else np.full(S, 1e9),
+        limit_S=random.integers(150, 700, S).astype(float),
         send_S=random.integers(0, 10, S).astype(float),
         micro_batches=draw(st.sampled_from([1, 2, 3, 8, 64])),
         recompute=draw(st.sampled_from(MODES)),
@@ -78,7 +78,7 @@ def enumerated(problem: SplitProblem) -> float:
     return best
 
 
-@settings(max_examples=200)
+@settings(max_examples=120)
 @given(problems())
 def test_equal_to_enumeration(problem):
     found = split(problem)
@@ -121,7 +121,7 @@ def test_every_layer_once_and_memory_held(problem):
     found = split(problem)
     if found is None:
         return
-    S, B = problem.forward_SB.shape
+    B = problem.forward_SB.shape[1]
     assert found.ends_S[-1] == B - 2
     assert (np.diff(found.ends_S, prepend=0) >= 1).all()
     for s, ((a, b),) in enumerate(found.chunks()):

@@ -1,4 +1,4 @@
-"""The loops of `schedule`. An operation is (kind, chunk, micro-batch); `ops` are i32[S, N, 3] in stage order."""
+"""The loops of `schedule`. Operations are (kind, chunk, micro-batch); `ops` i32[S, N, 3] in stage order."""
 
 import numpy as np
 

@@ -37,7 +37,11 @@ their rounding, and in full where costs are whole numbers below 2^53.)
 alike: stage s takes the same places of each round, so chunk r of stage s holds layers r L / v + a <= i <
 r L / v + b, and k counts the recomputed layers of each chunk. Within this family the answer is the exact
 best of T; unlike rounds are not tried. Layers of a stage count as many micro-batches in flight as its chunks
-do on average, which is exact if the layers are alike. Also T itself is a closed form: simulate what matters.
+do on average, which is exact if the layers are alike.
+
+**What T leaves out.** It is the exact time of alike stages. Unlike ones take at most T with 1F1B, if nothing
+is sent and backward takes the same multiple of forward on each; otherwise they may take more or less, so the
+best few plans are worth a simulation (`schedule.makespan`).
 """
 
 from dataclasses import dataclass
@@ -133,12 +137,12 @@ def split(problem: SplitProblem) -> Split | None:
     if cost_KSB.shape[2] - 2 < cost_KSB.shape[1]:
         return None
     share = schedules.bubble_share(problem.schedule, problem.virtual)
-    step_s, *stages = kernel.solve(
+    step_s, ends, again, seconds, size = kernel.solve(
         cost_KSB, stage_KS, _MODES[problem.recompute], share, float(problem.micro_batches)
     )
     if step_s != step_s:
         raise InputError("costs of a split must be finite and not negative")
-    return Split(step_s, *stages, problem.virtual) if step_s < np.inf else None
+    return Split(step_s, ends, again, seconds, size, problem.virtual) if step_s < np.inf else None
 
 
 def score(problem: SplitProblem, ends_S: ArrayLike) -> Split | None:
@@ -203,8 +207,7 @@ def _arrays(problem: SplitProblem) -> tuple[Floats, Floats]:
         ),
         np.float64,
     )  # fmt: skip
-    _, S, B = cost_KSB.shape
-    V = problem.virtual
+    S, V = cost_KSB.shape[1], problem.virtual
     if V > 1:
         cost_KSB = _folded(cost_KSB, V)
     flying = problem.in_flight_S

@@ -67,6 +67,12 @@ def weigh(sums, stage_KS, mode, stage, least):
 
 
 @jit
+def _keep(tried, ends):
+    for s in range(ends.size):
+        ends[s] = tried[s]
+
+
+@jit
 def _step(share, rest, found):
     """T of a cut with this (sum, max) of its seconds; infinite where there is none, also if `rest` is 0."""
     return share * found[0] + rest * found[1] if found[0] < np.inf else np.inf
@@ -111,7 +117,7 @@ def _some_cut(sums, stage_KS, mode, weights, ends):
         high = found[1]
         if _step(share, rest, found) < best:
             best = _step(share, rest, found)
-            ends[:] = tried
+            _keep(tried, ends)
     return best
 
 
@@ -231,7 +237,7 @@ def cut(sums, stage_KS, mode, share, micro_batches):
     while True:
         if _step(share, rest, found) < best:
             best = _step(share, rest, found)
-            ends[:] = tried
+            _keep(tried, ends)
         found = _least_sum(times, cap, tried)
         if not _step(share, rest, (found[0], floor)) < best:
             return best, ends
@@ -255,51 +261,36 @@ def describe(sums, stage_KS, mode, ends):
 def solve(cost_KSB, stage_KS, mode, share, micro_batches):
     """-> (step seconds, ends, recomputed, seconds, bytes); inf: nothing fits, NaN: a cost is no cost."""
     sums, sound = sums_of(cost_KSB, stage_KS)
-    if not sound:
-        sums[:] = 0.0
-    best, ends = cut(sums, stage_KS, mode, share, micro_batches)
-    if best == np.inf:
-        ends[:] = np.arange(1, ends.size + 1)
+    best, ends = cut(sums, stage_KS, mode, share, micro_batches) if sound else (np.nan, np.zeros(0, np.int64))
     _, again, seconds, size = describe(sums, stage_KS, mode, ends)
-    return (best if sound else np.nan), ends, again, seconds, size
+    return best, ends, again, seconds, size
 
 
 @jit
-def _excess(sums, stage_KS, mode):
-    """Bytes above the limit, at the least, of every stage with every range of layers; [S, W + 1, W + 1].
-
-    The last stage's ranges may end early, as if the model had fewer layers.
-    """
+def _least_excess(sums, stage_KS, mode, stage):
+    """Bytes of stage (s, a, b) above its limit, with as much recompute as helps; negative: room to spare."""
+    s, a, b = stage
     S, B = sums.shape[1], sums.shape[2] - 1
-    W = B - 2 - S
-    excess = np.full((S, W + 1, W + 1), np.inf)
-    for s in range(S):
-        head = sums[2, s, B] - sums[2, s, B - 1] if s == S - 1 else 0.0
-        for x in range(1 if s == 0 else W + 1):
-            a = s + x
-            first = 0 if s == 0 else a + 1
-            saved = 0.0
-            for y in range(x, W + 1):
-                end = s + y + 2
-                full = sums[3, s, end] - sums[3, s, a + 1]
-                saved = full if mode == FULL else max(saved, full)
-                need = stage_KS[0, s] + sums[2, s, end] - sums[2, s, first] + head - stage_KS[1, s]
-                excess[s, x, y] = need if mode == NONE else need - saved
-    return excess
+    saved = sums[3, s, b + 1] - sums[3, s, a + 1] if mode == FULL else 0.0
+    for k in range(0 if mode != AUTO else b - a):
+        saved = max(saved, sums[3, s, a + 2 + k] - sums[3, s, a + 1])
+    size = sums[2, s, b + 1] - sums[2, s, 0 if s == 0 else a + 1]
+    head = sums[2, s, B] - sums[2, s, B - 1] if s == S - 1 else 0.0
+    return size + head - (stage_KS[1, s] - stage_KS[0, s]) - saved
 
 
 @jit
 def missing(cost_KSB, stage_KS, mode):
     """Bytes that each chip would need more if the model had its first S, S + 1, ... L layers: f64[W + 1]."""
     sums, _ = sums_of(cost_KSB, stage_KS)
-    excess = _excess(sums, stage_KS, mode)
-    S, width, _ = excess.shape
-    best = np.full(width, np.inf)
+    S, W = sums.shape[1], sums.shape[2] - 3 - sums.shape[1]
+    best = np.full(W + 1, np.inf)
     best[0] = -np.inf
     for s in range(S):
-        after = np.full(width, np.inf)
-        for x in range(1 if s == 0 else width):
-            for y in range(x, width):
-                after[y] = min(after[y], max(best[x], excess[s, x, y]))
+        after = np.full(W + 1, np.inf)
+        for x in range(1 if s == 0 else W + 1):
+            for y in range(x, W + 1):
+                excess = _least_excess(sums, stage_KS, mode, (s, s + x, s + 1 + y))
+                after[y] = min(after[y], max(best[x], excess))
         best = after
     return best

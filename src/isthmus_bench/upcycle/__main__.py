@@ -3,10 +3,10 @@
 import argparse
 from pathlib import Path
 
+from isthmus.ui.report.sheet import COLOURS, Panel, sheet
 from isthmus.ui.report.svg import Axis, Series
 from isthmus.ui.text import tick
 from isthmus_bench.__main__ import show
-from isthmus_bench.sheet import COLOURS, Panel, sheet
 from isthmus_bench.upcycle import (
     FULL,
     LONGER,

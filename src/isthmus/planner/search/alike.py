@@ -6,18 +6,19 @@ stages has at least W / S, and at least the longest block, so that
 
     T >= m max(W / S, w_max) + (W - W / S) / v
 
-and waiting for the slowest comes on top. Candidates are taken from the lowest bound on. Each is first bounded
-again with what its replicas exchange at least (an average stage's part), which rises with compute and with
-exchange, and only then cut into stages. Once a bound reaches the best time found, nothing that is left can be
-better: the answer is the best of all candidates, not only of those tried.
+and waiting for the slowest comes on top. A second bound adds what replicas exchange at least (an average
+stage's part). Candidates are cut into stages from the lowest bound on; once a bound reaches the best time
+found, nothing that is left can be better: the answer is the best of all candidates, not only of those tried.
 """
 
+import heapq
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import numpy as np
+from msgspec.structs import replace
 from numpy.typing import NDArray
 
 from isthmus.planner.cost.ideal import JITTER
@@ -78,9 +79,8 @@ class Found:
     """No candidate is faster."""
     trials: int = 0
 
-    def take(self, template: Template, keep: int) -> None:
+    def take(self, template: Template, keep: int, name: str) -> None:
         self.best = sorted([*self.best, template], key=_rank)[:keep]
-        name = group_name(template.layout)
         known = self.groups.get(name)
         if not isinstance(known, Template) or _rank(template) < _rank(known):
             self.groups[name] = template
@@ -104,29 +104,39 @@ def group_name(layout: Layout) -> str:
 def search_pool(job: Job, pool: Pool, batch: int, keep: int = 1) -> Found:
     """The `keep` fastest templates for `batch` sequences a step. Deterministic."""
     found = Found()
-    all_families = [
-        family for family in families(job.run, pool.per_node) if family.tp * family.cp <= pool.num_chips
-    ]
-    every = candidates(job, pool, all_families, batch)
-    order = np.lexsort((every.stages, every.family, every.bound_s))
-    for index in order:
-        bound_s = float(every.bound_s[index])
+    for bound_s, layout in _by_bound(job, pool, batch):
         if (len(found.best) == keep and bound_s >= found.limit_s) or found.trials >= MAX_TRIALS:
-            found.bound_s = min(found.bound_s, bound_s)
+            found.bound_s = bound_s
             break
-        family, shape = all_families[every.family[index]], every.shape(int(index))
-        layout = layout_of(job, pool, family, shape)
-        bound_s = _bound_with_exchange(job, pool, layout, float(every.slowest_s[index]), bound_s)
-        if len(found.best) < keep or bound_s < found.limit_s:
-            _try(job, pool, layout, found, keep)
+        _try(job, pool, layout, found, keep)
     if found.best:
         found.bound_s = min(found.bound_s, found.best[0].step_s)
     return found
 
 
+def _by_bound(job: Job, pool: Pool, batch: int) -> Iterator[tuple[float, Layout]]:
+    """Candidates from the lowest bound on: the simple bound says who is next to get the second one."""
+    usable = families(job.run, pool.per_node)
+    fits = [family for family in usable if family.tp * family.cp <= pool.num_chips]
+    every = candidates(job, pool, fits, batch)
+    waiting: list[tuple[float, int, Layout]] = []
+    for index in np.lexsort((every.stages, every.family, every.bound_s)).tolist():
+        simple_s = float(every.bound_s[index])
+        while waiting and waiting[0][0] <= simple_s:
+            bound_s, _, layout = heapq.heappop(waiting)
+            yield bound_s, layout
+        layout = layout_of(job, pool, fits[every.family[index]], every.shape(index))
+        bound_s = _bound_with_exchange(job, pool, layout, float(every.slowest_s[index]), simple_s)
+        heapq.heappush(waiting, (bound_s, index, layout))
+    while waiting:
+        bound_s, _, layout = heapq.heappop(waiting)
+        yield bound_s, layout
+
+
 def _bound_with_exchange(job: Job, pool: Pool, layout: Layout, slowest_s: float, bound_s: float) -> float:
     """The bound with the exchange of a stage that has its even part of all parameters."""
-    table, exchange = job.table(pool, layout), exchange_for(job, pool, layout)
+    table = job.table(pool, replace(layout, dp=1, pp=1))
+    exchange = exchange_for(job, pool, layout)
     dense, experts = table.sync_sums
     average_s = exchange.latency_s + (dense * exchange.dense_s + experts * exchange.expert_s) / layout.pp
     gather_s = (dense * exchange.gather_s + experts * exchange.expert_gather_s) / layout.pp
@@ -139,7 +149,7 @@ def _try(job: Job, pool: Pool, layout: Layout, found: Found, keep: int) -> None:
     found.trials += 1
     template = evaluate(job, segments, layout) if _may_fit(job, segments[0], layout) else None
     if template is not None:
-        found.take(template, keep)
+        found.take(template, keep, group_name(layout))
     elif (name := group_name(layout)) not in found.groups:
         found.groups[name] = explain_miss(job, segments, layout)
 
@@ -164,7 +174,7 @@ def candidates(job: Job, pool: Pool, all_families: Sequence[Family], batch: int)
         return Candidates(np.zeros(0), empty, empty, empty, empty, empty, np.zeros(0))
     family = np.repeat(np.arange(len(shapes)), [shape.shape[1] for shape in shapes])
     stages, virtual, replicas, micro_batches = np.concatenate(shapes, axis=1)
-    whole, longest = np.array([_weights(job, pool, each) for each in all_families]).T
+    whole, longest = np.array([weights(job, pool, each) for each in all_families]).T
     slowest = np.maximum(whole[family] / stages, longest[family])
     factors = job.factors[pool.chip.name]
     idle = factors.bubble * np.maximum(0, whole[family] - slowest) / virtual
@@ -201,7 +211,7 @@ def _shapes(job: Job, pool: Pool, family: Family, batch: int) -> Ints:
     return np.concatenate(columns[1:] if fixed > 1 else columns, axis=1)
 
 
-def _weights(job: Job, pool: Pool, family: Family) -> tuple[float, float]:
+def weights(job: Job, pool: Pool, family: Family) -> tuple[float, float]:
     """Seconds of a micro-batch: through all blocks, and through the longest."""
     table = job.table(pool, layout_of(job, pool, family, (1, 1, 1, 1)))
     block_s = table.forward_s + table.backward_s

@@ -30,6 +30,10 @@ class Pool(msgspec.Struct, frozen=True, kw_only=True):
         return self.nodes * self.per_node
 
     @property
+    def key(self) -> tuple[str, str, int, int, float]:
+        return (self.site, self.name, self.nodes, self.per_node, self.speed)
+
+    @property
     def network(self) -> Network:
         return Network.of(self.chip)
 

@@ -34,7 +34,7 @@ class Job:
     run: RunSpec
     factors: Mapping[str, Factors]
     """By the chip's name in the catalogue."""
-    _tables: dict[tuple[str, float, Layout], Table] = field(default_factory=dict, repr=False)
+    _tables: dict[tuple[str, int, float, Layout], Table] = field(default_factory=dict, repr=False)
 
     @property
     def batch(self) -> int:
@@ -44,7 +44,7 @@ class Job:
     def table(self, pool: Pool, layout: Layout) -> Table:
         """Kept, as a search asks for the same one again and again; a step's length does not enter it."""
         layout = replace(layout, micro_batches=1, virtual=1, pp=min(layout.pp, 2))
-        key = (pool.chip.name, pool.speed, layout)
+        key = (pool.name, pool.per_node, pool.speed, layout)
         if key not in self._tables:
             table = tabulate(self.run.model, pool.chip, pool.network, layout, self.factors[pool.chip.name])
             self._tables[key] = _for_split(table, pool.speed)

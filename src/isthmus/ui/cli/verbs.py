@@ -48,5 +48,11 @@ VERBS = (
     Verb("data", "data:app", "Prepare and inspect training data.", SET_UP),
     Verb("plan", "plan:app", "Plan a run, and judge plans and measured runs.", SET_UP),
     Verb("bench", "bench:bench", "Run a benchmark and print its figures beside their targets.", MEASURE),
+    Verb(
+        "simulate",
+        "simulate:simulate",
+        "Replay failures and slow links over days on a plan, and tell its goodput.",
+        MEASURE,
+    ),
     Verb("version", "version:version", "Print the versions of isthmus and of what it runs on.", MEASURE),
 )

@@ -9,6 +9,8 @@ import msgspec
 WIDTH, HEIGHT = 560.0, 250.0
 LEFT, RIGHT, TOP, BOTTOM = 52.0, 14.0, 12.0, 30.0
 LANE_WIDTH, LANE_LEFT, LANE_HEIGHT = 1140.0, 92.0, 34.0
+NAME_LEFT, CHARACTER = 220.0, 7.6
+"""Most room for a lane's name; what a character of it takes."""
 HOVER_POINTS = 80
 _TIME_STEPS_S = (
     0.1,
@@ -115,11 +117,18 @@ def line_chart(series: Sequence[Series], x: Axis, y: Axis, bands: Sequence[Bar] 
     return f'<svg viewBox="0 0 {WIDTH:g} {HEIGHT:g}" role="img">{"".join(parts)}</svg>'
 
 
-def lane_chart(lanes: Sequence[str], bars: Sequence[Bar], marks: Sequence[Mark], x: Axis) -> str:
-    """Swim lanes: a row per name, stretches of time as bars, moments as ticks."""
+def lane_chart(
+    lanes: Sequence[str], bars: Sequence[Bar], marks: Sequence[Mark], x: Axis, exact: bool = False
+) -> str:
+    """Swim lanes: a row per name, stretches of time as bars, moments as ticks.
+
+    `exact`: bars are as wide as they last and touch; otherwise the shortest can still be seen.
+    """
+    least, corner, digits = (0.0, 0, 2) if exact else (2.5, 3, 1)
     height = len(lanes) * LANE_HEIGHT + BOTTOM + TOP
     low, high = x.low or 0.0, x.high or 1.0
-    across = _Scale(low, max(high, low + 1e-9), LANE_LEFT, LANE_WIDTH - RIGHT)
+    margin = min(NAME_LEFT, max(LANE_LEFT, 12 + CHARACTER * max(map(len, lanes), default=0)))
+    across = _Scale(low, max(high, low + 1e-9), margin, LANE_WIDTH - RIGHT)
     parts = [
         f'<line class="grid" x1="{across(value):.1f}" x2="{across(value):.1f}" y1="{TOP:g}" '
         f'y2="{height - BOTTOM:.1f}"/><text class="tick" text-anchor="middle" x="{across(value):.1f}" '
@@ -128,13 +137,14 @@ def lane_chart(lanes: Sequence[str], bars: Sequence[Bar], marks: Sequence[Mark],
     ]
     for i, name in enumerate(lanes):
         middle = TOP + (i + 0.5) * LANE_HEIGHT
-        parts.append(f'<text class="lane" x="{LANE_LEFT - 12:g}" y="{middle + 4:.1f}">{escape(name)}</text>')
+        parts.append(f'<text class="lane" x="{margin - 12:g}" y="{middle + 4:.1f}">{escape(name)}</text>')
     for bar in bars:
         top = TOP + bar.lane * LANE_HEIGHT + 8
         left, right = across(max(bar.start, low)), across(min(bar.end, high))
         parts.append(
-            f'<rect class="bar {bar.kind}" x="{left:.1f}" y="{top:.1f}" width="{max(2.5, right - left):.1f}" '
-            f'height="{LANE_HEIGHT - 16:g}" rx="3"><title>{escape(bar.title)}</title></rect>'
+            f'<rect class="bar {bar.kind}" x="{left:.{digits}f}" y="{top:.1f}" '
+            f'width="{max(least, right - left):.{digits}f}" height="{LANE_HEIGHT - 16:g}" rx="{corner}">'
+            f"<title>{escape(bar.title)}</title></rect>"
         )
     for mark in marks:
         top, at = TOP + mark.lane * LANE_HEIGHT + 6, across(mark.at)

@@ -1,0 +1,204 @@
+"""(plan, fleet, run, assumptions) -> Job: what a replay needs and a plan does not say is assumed by name."""
+
+import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
+
+import msgspec
+
+from isthmus.errors import InputError
+from isthmus.planner.failures.job import Job, LineFaults, Mode, SiteJob, check_job
+from isthmus.planner.plan import Plan, SitePlan
+from isthmus.spec.fleet import FleetSpec, NodeSpec, SiteSpec
+from isthmus.spec.ranges import AtLeast1, NonNegative
+from isthmus.spec.run import RunSpec
+from isthmus.units import Bandwidth, Bytes, Seconds
+
+LLAMA_3_NODES, LLAMA_3_DAYS, LLAMA_3_FAILURES = 2048, 54, 419
+"""The Llama 3 Herd of Models (arXiv 2407.21783), section 3.3.4: unexpected interruptions on 16,384 H100."""
+NODE_MTBF_S = LLAMA_3_NODES * LLAMA_3_DAYS * 86_400 / LLAMA_3_FAILURES
+"""264 days."""
+STATE_BYTES = {"adamw": 12, "sgd": 4}
+"""Of a parameter in a checkpoint: fp32, with Adam's two moments."""
+
+
+class Assumptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What no file says. Where no source is named, a guess that can be replaced by a measurement."""
+
+    mtbf: Seconds = Seconds(NODE_MTBF_S)
+    """Of a node whose `mtbf` the fleet does not give. Llama 3: 419 failures in 54 days on 2,048 nodes."""
+    detect: Seconds = Seconds(30.0)
+    """From a failure until the ranks are stopped. A dead process is seen at once, a hung one at a timeout."""
+    restart: Seconds = Seconds(120.0)
+    """New processes and process groups, up to the first step; reading the checkpoint is extra."""
+    repair: Seconds = Seconds(86_400.0)
+    """From a node's failure until it is there as a spare."""
+    write: Bandwidth = Bandwidth(8e9)
+    """At which a node writes and reads its part of a checkpoint: 1 GB/s."""
+    copy: Bandwidth = Bandwidth(80e9)
+    """At which a node copies its part aside while training stands: 10 GB/s."""
+    slow_per_day: NonNegative = 0.0
+    """Slow times of each site's line."""
+    slow: Seconds = Seconds(1800.0)
+    """Their mean length."""
+    slow_factor: NonNegative = 10.0
+    """How many times longer a transfer then takes."""
+    server_mtbf: Seconds = Seconds(NODE_MTBF_S)
+    """Of the parameter server's machine; 0: it does not fail."""
+    takeover: Seconds = Seconds(60.0)
+    """From its failure until it, or the standby, serves again."""
+    replica: AtLeast1 = 1
+    """Nodes of one replica, where the plan has no layout: they stop together where sites may shrink."""
+
+
+def derive_job(
+    plan: Plan,
+    fleet: FleetSpec,
+    run: RunSpec,
+    *,
+    assume: Assumptions | None = None,
+    step_s: Mapping[str, float] | None = None,
+    spares: Mapping[str, int] | None = None,
+) -> Job:
+    """The job that `plan` runs.
+
+    Args:
+        step_s: seconds of an inner step by site, needed where the plan expects none.
+        spares: idle nodes by site, besides those that the plan leaves unused.
+
+    Raises InputError without a step time, and for a plan of sites that the fleet does not have.
+    """
+    assume, step_s, spares = assume or Assumptions(), step_s or {}, spares or {}
+    _refuse_strangers(plan, fleet, [*step_s, *spares])
+    mode = _mode(plan)
+    sites = []
+    for site in plan.sites:
+        spec = fleet.sites[site.name]
+        nodes, unused = _nodes(site, spec)
+        state_bytes = plan.num_params * STATE_BYTES[run.train.optimizer]
+        replica = _replica_nodes(site, spec, assume)
+        part_s = state_bytes / replica / assume.write.bytes_per_s
+        sites.append(
+            SiteJob(
+                name=site.name,
+                nodes=sum(node.count for node in nodes),
+                spares=unused + spares.get(site.name, 0),
+                mtbf_s=_mtbf_s(nodes, assume),
+                step_s=_step_s(plan, site.name, step_s),
+                step_tokens=_step_tokens(plan, run, mode),
+                replica_nodes=replica,
+                detect_s=assume.detect,
+                restart_s=assume.restart,
+                read_s=part_s,
+                repair_s=assume.repair,
+                checkpoint_pause_s=state_bytes / replica / assume.copy.bytes_per_s,
+                checkpoint_durable_s=part_s,
+                line=_line(site, mode, plan, assume),
+            )
+        )
+    job = Job(
+        sites=sites,
+        mode=mode,
+        checkpoint_every_s=run.train.checkpoint_every,
+        inner_steps=plan.inner_steps,
+        overlap_s=_overlap_s(plan, sites),
+        server_mtbf_s=0.0 if mode == "none" else assume.server_mtbf,
+        takeover_s=assume.takeover,
+        reserve_s=run.outer.outage_reserve if mode == "elastic" else 0.0,
+    )
+    check_job(job)
+    return job
+
+
+def checkpoint_bytes(plan: Plan, run: RunSpec) -> Bytes:
+    """Of the whole model and its optimizer."""
+    return Bytes(plan.num_params * STATE_BYTES[run.train.optimizer])
+
+
+def _refuse_strangers(plan: Plan, fleet: FleetSpec, named: Sequence[str]) -> None:
+    planned = [site.name for site in plan.sites]
+    for name in planned:
+        if name not in fleet.sites:
+            hint = f"the fleet has {', '.join(fleet.sites)}; give the fleet that the plan was made for"
+            raise InputError(f"the plan's site '{name}' is not in the fleet", where="plan", hint=hint)
+    for name in named:
+        if name not in planned:
+            hint = f"the plan has {', '.join(planned)}"
+            raise InputError(f"there is no site '{name}'", where=name, hint=hint)
+
+
+def _mode(plan: Plan) -> Mode:
+    stages = (stage.site for site in plan.sites for line in site.pipelines for stage in line.stages)
+    reached = {site.name for site in plan.sites} | set(stages)
+    is_across = any(
+        stage.site != site.name for site in plan.sites for line in site.pipelines for stage in line.stages
+    )
+    if len(reached) == 1 or is_across:
+        return "none"
+    return "strict" if plan.mode == "strict" else "elastic"
+
+
+def _nodes(site: SitePlan, spec: SiteSpec) -> tuple[list[NodeSpec], int]:
+    """Nodes that the plan's ranks fill, and how many it leaves unused: those are spares."""
+    left, used, unused = Counter(site.chips), [], 0
+    for node in spec.nodes:
+        wanted = max((math.ceil(left[chip] / count) for chip, count in node.chips.items()), default=0)
+        taken = min(node.count, wanted)
+        left -= Counter({chip: taken * count for chip, count in node.chips.items()})
+        unused += node.count - taken
+        if taken:
+            used.append(msgspec.structs.replace(node, count=taken))
+    if left.total() or not used:
+        hint = "give the fleet that the plan was made for"
+        raise InputError(f"the plan has chips that site '{site.name}' lacks", where="plan", hint=hint)
+    return used, unused
+
+
+def _mtbf_s(nodes: Sequence[NodeSpec], assume: Assumptions) -> float:
+    """Harmonic mean: failure rates add up."""
+    means = [(node.count, node.mtbf or assume.mtbf) for node in nodes]
+    if not all(mean for _, mean in means):
+        raise InputError("a mean time between failures of 0", where="mtbf", hint="give it above 0")
+    return sum(count for count, _ in means) / sum(count / mean for count, mean in means)
+
+
+def _replica_nodes(site: SitePlan, spec: SiteSpec, assume: Assumptions) -> int:
+    if not site.pipelines:
+        return assume.replica
+    per_node = max(sum(node.chips.values()) for node in spec.nodes)
+    return max(math.ceil(line.layout.chips_per_replica / per_node) for line in site.pipelines)
+
+
+def _step_s(plan: Plan, site: str, step_s: Mapping[str, float]) -> float:
+    if site in step_s:
+        return step_s[site]
+    if plan.expected is None:
+        hint = "measure it (`isthmus status` of a run) and give it, for example --step-s 2.5"
+        raise InputError(f"the plan does not say how long a step takes at site '{site}'", hint=hint)
+    return plan.expected.step_s
+
+
+def _step_tokens(plan: Plan, run: RunSpec, mode: Mode) -> int:
+    """Of one site: sites that step as one share the batch."""
+    tokens = plan.batch_size * run.data.seq_len
+    return max(1, tokens // len(plan.sites)) if mode == "none" else tokens
+
+
+def _line(site: SitePlan, mode: Mode, plan: Plan, assume: Assumptions) -> LineFaults:
+    """Between windows the plan's transfer. A pipeline over sites: what its step spends on the line."""
+    of_step = plan.expected.parts.get("wan", 0.0) if plan.expected else 0.0
+    return LineFaults(
+        transfer_s=of_step if mode == "none" else site.transfer_s,
+        slow_per_day=assume.slow_per_day,
+        slow_s=assume.slow,
+        slow_factor=assume.slow_factor,
+    )
+
+
+def _overlap_s(plan: Plan, sites: Sequence[SiteJob]) -> float | None:
+    """Results are due `delay` steps after their push. -1: when they are there; strict: as the link asks, at
+    most a window."""
+    if plan.mode == "elastic" and plan.delay < 0:
+        return None
+    fastest_s = min(site.step_s for site in sites)
+    return (plan.delay if plan.delay >= 0 else plan.inner_steps) * fastest_s
