@@ -18,7 +18,11 @@ class Factors(msgspec.Struct, frozen=True, kw_only=True):
     attention: float = 1.8
     """Attention core at the bf16 peak."""
     elementwise: float = 1.3
-    """Norms, residuals, rotary embedding, activations, loss, at memory bandwidth."""
+    """Norms, residuals, rotary embedding, activations, at memory bandwidth."""
+    scores: float = 1.0
+    """Scores and probabilities of attention that is not fused, at memory bandwidth."""
+    loss: float = 1.2
+    """Logits and the cross-entropy, at memory bandwidth."""
     cast: float = 1.0
     """Conversions to narrow formats, at memory bandwidth."""
     route: float = 2.0
@@ -56,6 +60,8 @@ COMPONENTS: tuple[str, ...] = (
     "operands",
     "attention",
     "elementwise",
+    "scores",
+    "loss",
     "cast",
     "route",
     "launch",

@@ -11,7 +11,9 @@ from typing import NamedTuple
 import numpy as np
 
 from isthmus.planner.chips.chip import ChipModel
+from isthmus.planner.cost.factors import COMPONENTS
 from isthmus.planner.cost.network import Network, all_gather_s, all_to_all_s
+from isthmus.planner.cost.shapes import DENSE, EMBEDDING, HEAD, MOE
 from isthmus.planner.cost.table import Floats
 from isthmus.planner.layout import Layout
 from isthmus.spec.model import ModelSpec
@@ -33,6 +35,8 @@ class Pass(NamedTuple):
     operands: float = 0.0
     attention: float = 0.0
     elementwise: float = 0.0
+    scores: float = 0.0
+    loss: float = 0.0
     cast: float = 0.0
     route: float = 0.0
     launch: float = 0.0
@@ -54,6 +58,8 @@ class Setting:
     byte_s: float
     width: float
     """Bytes of a matrix product's operand."""
+    wide: float
+    """Bytes of what lies between products: 2, or 4 in fp32."""
     narrow: bool
     """Operands are converted to fewer than 16 bits."""
     gather_s: float
@@ -76,39 +82,47 @@ class Setting:
             wide_flop_s=1e-12 / chip.peak_tflops(wide),
             byte_s=1e-9 / chip.memory_gb_s,
             width={"fp32": 4, "fp8": 1, "fp4": 0.5}.get(layout.precision, 2),
+            wide=element_bytes(layout),
             narrow=layout.precision in ("fp8", "fp4"),
-            gather_s=all_gather_s(line, layout.tp, tokens * model.hidden_size * 2),
+            gather_s=all_gather_s(line, layout.tp, tokens * model.hidden_size * element_bytes(layout)),
             layout=layout,
             fused=fused,
         )
 
 
+def element_bytes(layout: Layout) -> int:
+    """Of activations between products, and of what is sent of them."""
+    return 4 if layout.precision == "fp32" else 2
+
+
 def _product(setting: Setting, rows: float, inner: float, columns: float) -> tuple[float, float]:
     """(seconds of the FLOPs, seconds of the operands' bytes) of [rows, inner] @ [inner, columns]."""
-    traffic = (rows * inner + inner * columns) * setting.width + rows * columns * 2
+    traffic = (rows * inner + inner * columns) * setting.width + rows * columns * setting.wide
     return 2 * rows * inner * columns * setting.flop_s, traffic * setting.byte_s
 
 
 def _attention(model: ModelSpec, setting: Setting) -> Pass:
     """Forward pass of norm, projections and core. The core's FLOPs: 4 T s q_width, half of it by causality
-    (arXiv 2307.08691, sec. 4); short heads do less of them for each exponential."""
+    (arXiv 2307.08691, sec. 4); a little slower for short heads."""
     tp, tokens = setting.layout.tp, setting.tokens
     hidden, seq_len = model.hidden_size, setting.layout.seq_len
     q_width, kv_width = model.num_heads * model.head_dim, model.num_kv_heads * model.head_dim
     qkv = _product(setting, tokens, hidden, (q_width + 2 * kv_width) / tp)
     out = _product(setting, tokens, q_width / tp, hidden)
-    core = setting.core * 4 * tokens * seq_len * q_width / tp * (0.5 + 64 / model.head_dim)
+    core = setting.core * 4 * tokens * seq_len * q_width / tp * (0.9 + 12.8 / model.head_dim)
     shared = tokens / tp
     traffic = shared * (10 * hidden + 4 * (q_width + kv_width))
+    scores = 0.0
     if setting.fused:
         core /= 2
     else:
-        traffic += 11 * tokens * seq_len * model.num_heads / tp
+        scores = 5.5 * tokens * seq_len * model.num_heads / tp * setting.wide * setting.byte_s
     return Pass(
         matmul=qkv[0] + out[0],
         operands=qkv[1] + out[1],
         attention=core * setting.wide_flop_s,
-        elementwise=traffic * setting.byte_s,
+        elementwise=traffic * setting.wide / 2 * setting.byte_s,
+        scores=scores,
         cast=4 * shared * (hidden + q_width) * setting.byte_s if setting.narrow else 0.0,
         launch=KERNELS / 2 * LAUNCH_S,
         tensor=2 * setting.gather_s,
@@ -124,7 +138,7 @@ def _feed_forward(model: ModelSpec, setting: Setting, width: float) -> Pass:
     return Pass(
         matmul=up[0] + down[0],
         operands=up[1] + down[1],
-        elementwise=shared * (10 * hidden + 6 * width) * setting.byte_s,
+        elementwise=shared * (5 * hidden + 3 * width) * setting.wide * setting.byte_s,
         cast=4 * shared * (hidden + width) * setting.byte_s if setting.narrow else 0.0,
         launch=KERNELS / 2 * LAUNCH_S,
         tensor=2 * setting.gather_s,
@@ -159,7 +173,7 @@ def _experts(model: ModelSpec, setting: Setting, network: Network) -> Pass:
 def _exchange_s(model: ModelSpec, layout: Layout, network: Network, tokens: float) -> float:
     """One way of the exchange between experts: all-to-all over ep, and where each expert is cut, an
     all-gather over its chips."""
-    row = model.hidden_size * 2
+    row = model.hidden_size * element_bytes(layout)
     stride = layout.expert_tp
     line = network.line(layout.ep, stride)
     copies = float(model.top_k)
@@ -175,11 +189,12 @@ def _head(model: ModelSpec, setting: Setting) -> Pass:
     """Forward pass of the last norm, the output head in 16 bit and the loss in fp32."""
     tp, tokens, hidden = setting.layout.tp, setting.tokens, model.hidden_size
     columns = model.vocab_size / tp
-    operands = (tokens * hidden + hidden * columns + tokens * columns) * 2
+    operands = (tokens * hidden + hidden * columns + tokens * columns) * setting.wide
     return Pass(
         matmul=2 * tokens * hidden * columns * setting.wide_flop_s,
         operands=operands * setting.byte_s,
-        elementwise=(tokens / tp * 4 * hidden + tokens * columns * 12) * setting.byte_s,
+        elementwise=tokens / tp * 4 * hidden * setting.byte_s,
+        loss=tokens * columns * 8 * setting.byte_s,
         launch=KERNELS / 2 * LAUNCH_S,
         tensor=setting.gather_s,
     )
@@ -197,19 +212,17 @@ def _embedding(model: ModelSpec, setting: Setting) -> Pass:
 def _key_value_s(model: ModelSpec, layout: Layout, network: Network) -> float:
     """Keys and values of the whole sequence, gathered over the context-parallel group."""
     width = 2 * model.num_kv_heads * model.head_dim / layout.tp
-    num_bytes = layout.micro_batch * layout.seq_len * width * 2
+    num_bytes = layout.micro_batch * layout.seq_len * width * element_bytes(layout)
     return all_gather_s(network.line(layout.cp, layout.tp), layout.cp, num_bytes)
 
 
-BACKWARD = np.array([2.0, 2.0, 2.5, 2.0, 1.0, 1.0, 2.0, 1.0, 2.0, 1.0])
+BACKWARD = np.array([2.0, 2.0, 2.5, 2.0, 2.0, 1.0, 1.0, 1.0, 2.0, 1.0, 2.0, 1.0])
 """Of the forward pass, by component: each product has two in backward; flash attention five instead of two
 (arXiv 2307.08691); keys and values go around again with their gradients."""
-SELECTIVE = np.array([0.0, 0.0, 0.0, 0.5, 0.0, 0.0, 0.3, 0.0, 0.0, 0.0])
+SELECTIVE = np.array([0.0, 0.0, 0.0, 0.5, 0.0, 0.0, 0.0, 0.0, 0.3, 0.0, 0.0, 0.0])
 """Computed again: the cheap element-wise parts, with fused attention."""
-SELECTIVE_CORE = np.array([0.0, 0.0, 1.0, 0.6, 0.0, 0.0, 0.2, 0.0, 0.0, 0.0])
+SELECTIVE_CORE = np.array([0.0, 0.0, 1.0, 0.0, 1.0, 0.0, 0.0, 0.0, 0.2, 0.0, 0.0, 0.0])
 """Without it: the attention core and its scores."""
-
-EMBEDDING, DENSE, MOE, HEAD = range(4)
 
 
 def ideal_passes(model: ModelSpec, network: Network, setting: Setting) -> Floats:
@@ -217,7 +230,7 @@ def ideal_passes(model: ModelSpec, network: Network, setting: Setting) -> Floats
     forward, backward, and what is computed again under the layout's recompute. A layer is dense or MoE."""
     layout, fused = setting.layout, setting.fused
     attention = np.array(_attention(model, setting))
-    attention[8] = _key_value_s(model, layout, network)
+    attention[COMPONENTS.index("context")] = _key_value_s(model, layout, network)
     kinds = np.zeros((4, len(Pass._fields)))
     kinds[EMBEDDING] = _embedding(model, setting)
     kinds[DENSE] = attention + _feed_forward(model, setting, model.ffn_size)

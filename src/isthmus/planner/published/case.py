@@ -1,6 +1,7 @@
 """A row as the cost functions take it: model, chip, network, layout, stages, and what had to be assumed."""
 
 import re
+from itertools import pairwise
 
 import msgspec
 from msgspec.structs import replace
@@ -36,7 +37,7 @@ class Case(msgspec.Struct, frozen=True, kw_only=True):
     nodes: float
     framework: Framework
     recipe: str
-    """Precision as the row has it."""
+    """Precision as the row has it, and 'hybrid' for models with state-space layers."""
     eager: bool
     """Element-wise work is not fused: the row says so."""
     async_tensor: bool
@@ -46,6 +47,8 @@ class Case(msgspec.Struct, frozen=True, kw_only=True):
     step_s: float
     """Measured; 0: the row has no time."""
     assumed: list[str]
+    doubt: float = 0.0
+    """Standard deviation of log seconds by what had to be assumed."""
 
     @property
     def chip(self) -> ChipModel:
@@ -64,11 +67,19 @@ class Case(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def case_of(row: Row) -> Case | str:
-    """Or why the row cannot be modelled. InputError for an unknown chip."""
+    """Or why the row cannot be modelled."""
+    try:
+        return _case(row)
+    except InputError as error:
+        return f"{error.message} ({error.hint})" if error.hint else error.message
+
+
+def _case(row: Row) -> Case | str:
+    """InputError for an unknown chip."""
     shape = shape_of(row)
     if isinstance(shape, str):
         return shape
-    framework = find_framework(row.source, row.url_or_repo_path)
+    framework = find_framework(row.source, row.url_or_repo_path, row.notes)
     chips = _chips(row)
     assumed = list(shape.assumed)
     layout = _layout(row, shape, framework, chips[0], assumed)
@@ -80,34 +91,58 @@ def case_of(row: Row) -> Case | str:
         id=row.id,
         source=row.source,
         model=shape.model,
-        core=shape.core,
+        core=shape.core * _imbalance(framework, layout.cp) * _old_kernel(framework, chips[0]),
         chips=_spread(chips, layout.pp),
-        network=_network(row, chips[0]),
+        network=_network(row, chips[0], framework),
         layout=layout,
         stages=_stages(row, shape.model.num_layers, layout),
         recomputed=_recomputed(row, framework, layout),
         shard_group=_shard_group(row, layout),
         nodes=max(1.0, row.n_chips / (row.chips_per_node or chips[0].per_node)),
         framework=framework,
-        recipe=row.precision.lower() or "bf16",
-        eager="eager" in row.notes.lower(),
+        recipe=" ".join([row.precision.lower() or layout.precision, *shape.kind]),
+        eager=framework.eager or "eager" in row.notes.lower(),
         async_tensor="async" in row.notes.lower(),
         hardware_flops=any(word in row.notes.lower() for word in ("hardware", "by megatron formula")),
         step_s=0.0,
         assumed=assumed,
+        doubt=_doubt(row),
     )
     return replace(case, step_s=_measured(row, case))
 
 
+_DOUBTS: tuple[tuple[str, float], ...] = (
+    ("tp", 0.15), ("seq", 0.08), ("micro_batch", 0.06), ("global_batch", 0.04), ("recompute", 0.03),
+)  # fmt: skip
+"""What not knowing a column is worth, as a standard deviation of log seconds: the layout most."""
+
+
+def _doubt(row: Row) -> float:
+    """Micro-batches that the notes state count as a global batch."""
+    squares = sum(doubt**2 for column, doubt in _DOUBTS if not getattr(row, column))
+    stated = bool(_ACCUMULATION.search(row.notes)) and not row.global_batch
+    return (squares - (0.04**2 if stated else 0.0)) ** 0.5
+
+
+def _imbalance(framework: Framework, cp: int) -> float:
+    """Work of the rank with the end of the sequence, which attends to all of it, over the mean."""
+    return 1.0 if framework.balanced_context else (2 * cp - 1) / cp
+
+
+def _old_kernel(framework: Framework, chip: ChipModel) -> float:
+    """FlashAttention 2 takes 1 / 1.9 of the time of 1 (arXiv 2307.08691, fig. 5); on an H100 it reaches about
+    350 TFLOP/s, and kernels written for that 600 (arXiv 2407.08608, fig. 5)."""
+    first = 1.9 if framework.flash == 1 else 1.0
+    later = chip.generation in ("hopper", "blackwell") and framework.flash < 3
+    return first * (1.7 if later else 1.0)
+
+
 def _chips(row: Row) -> list[ChipModel]:
     """One for each kind: 'RTX-2080x8+RTX-3090x4' has two, for each chip of the name."""
-    names = [part.strip() for part in re.split(r"[+/|]", row.chip) if part.strip()]
+    names = [part.strip() for part in re.split(r"[+/|,;&]|\band\b", row.chip) if part.strip()]
     if len(names) == 1 or row.hetero in ("", "0"):
         names = [row.chip]
-    try:
-        return [_tf32(find_chip(name), row) for name in names for _ in range(_count(name, len(names)))]
-    except InputError as error:
-        raise InputError(error.message, where=f"row {row.id}, line {row.line}", hint=error.hint) from error
+    return [_tf32(find_chip(name)) for name in names for _ in range(_count(name, len(names)))]
 
 
 def _count(name: str, kinds: int) -> int:
@@ -115,21 +150,26 @@ def _count(name: str, kinds: int) -> int:
     return int(match.group(1)) if match and kinds > 1 else 1
 
 
-def _tf32(chip: ChipModel, row: Row) -> ChipModel:
+def _tf32(chip: ChipModel) -> ChipModel:
     """What runs in 'fp32' on recent chips multiplies in TF32, at half the rate of bf16."""
-    if row.precision.lower() == "fp32" and chip.generation in ("ampere", "hopper", "blackwell"):
+    if chip.generation in ("ampere", "hopper", "blackwell"):
         return replace(chip, fp32_tflops=chip.bf16_tflops / 2)
     return chip
 
 
 def _spread(chips: list[ChipModel], pp: int) -> list[ChipModel]:
-    """Of each stage: the kinds in the order the row names them, in proportion to their chips."""
-    return [chips[stage * len(chips) // pp] for stage in range(pp)]
+    """Of each stage: the kinds in the order the row names them, in proportion to their chips; the slowest of
+    those that share a stage."""
+    ends = [stage * len(chips) // pp for stage in range(pp + 1)]
+    parts = [chips[first : max(first + 1, end)] for first, end in pairwise(ends)]
+    return [min(part, key=lambda chip: chip.bf16_tflops) for part in parts]
 
 
-def _network(row: Row, chip: ChipModel) -> Network:
+def _network(row: Row, chip: ChipModel, framework: Framework) -> Network:
     """The datasheet's, with the node size and the network that the row states."""
     network = Network.of(chip)
+    if framework.nic_gb_s:
+        network = replace(network, nic=network.nic._replace(gb_s=framework.nic_gb_s))
     per_node = row.chips_per_node or chip.per_node
     if not chip.node_domain:
         network = replace(network, domain=per_node)
@@ -150,8 +190,11 @@ _PRECISIONS: list[tuple[str, Precision]] = [
 ]  # fmt: skip
 
 
-def _precision(row: Row) -> Precision:
+def _precision(row: Row, framework: Framework, assumed: list[str]) -> Precision:
     said = row.precision.lower()
+    if not said:
+        assumed.append(f"precision {framework.precision}")
+        return framework.precision
     return next((precision for word, precision in _PRECISIONS if word in said), "bf16")
 
 
@@ -162,30 +205,23 @@ def _layout(
     dp = row.dp or row.n_chips // (tp * pp * cp)
     if dp < 1 or tp * pp * cp * dp > row.n_chips:
         return f"tp {tp} x pp {pp} x cp {cp} x dp {dp} is not {row.n_chips} chips"
-    micro_batch, micro_batches = _batches(row, framework, dp, pp, assumed)
+    micro_batch, micro_batches = _batches(row, framework, (dp, pp, shape.seq_len), assumed)
     ep = min(row.ep or 1, max(1, shape.model.num_experts))
     return Layout(
         tp=tp,
         cp=cp,
         pp=pp,
-        virtual=max(1, min(row.vpp or 1, shape.model.num_layers // pp)),
+        virtual=_virtual(row, framework, shape.model.num_layers // pp, assumed),
         dp=dp,
         ep=ep,
-        etp=_expert_tp(row, tp, cp, dp, ep),
+        etp=1 if (tp * cp * dp) % ep == 0 else tp,
         micro_batch=micro_batch,
         micro_batches=micro_batches,
         seq_len=shape.seq_len,
         recompute=_recompute(row, assumed),
         sharding=_sharding(row, framework),
-        precision=_precision(row),
+        precision=_precision(row, framework, assumed),
     )
-
-
-def _expert_tp(row: Row, tp: int, cp: int, dp: int, ep: int) -> int:
-    """Experts are whole where the expert groups fit in the replicas' chips that way; else cut as the rest."""
-    if "tensor-expert" in row.notes:
-        return tp
-    return 1 if (tp * cp * dp) % ep == 0 else tp
 
 
 def _degrees(row: Row, model: ModelSpec, chip: ChipModel, assumed: list[str]) -> tuple[int, int, int]:
@@ -206,13 +242,24 @@ def _degrees(row: Row, model: ModelSpec, chip: ChipModel, assumed: list[str]) ->
     return tp, pp, cp
 
 
+def _virtual(row: Row, framework: Framework, layers: int, assumed: list[str]) -> int:
+    """Chunks of a stage with so many layers."""
+    if framework.interleaved and not row.vpp and (row.pp or 1) > 1:
+        assumed.append(f"{layers} chunks to a stage")
+        return max(1, layers)
+    return max(1, min(row.vpp or 1, layers))
+
+
 _ACCUMULATION = re.compile(r"(?:grad_accum|micro_num|GAS|accumulation)\s*=\s*(\d+)", re.IGNORECASE)
 _GLOBAL = re.compile(r"\bGBS\s*=\s*(\d+)", re.IGNORECASE)
 _LOCAL = re.compile(r"\bLBS\s*=\s*(\d+)", re.IGNORECASE)
 
 
-def _batches(row: Row, framework: Framework, dp: int, pp: int, assumed: list[str]) -> tuple[int, int]:
-    """(micro_batch, micro_batches)"""
+def _batches(
+    row: Row, framework: Framework, given: tuple[int, int, int], assumed: list[str]
+) -> tuple[int, int]:
+    """(micro_batch, micro_batches); `given`: replicas, stages, sequence length."""
+    dp, pp, seq_len = given
     size = row.micro_batch
     said = _GLOBAL.search(row.notes)
     total = row.global_batch or (int(said.group(1)) if said else 0)
@@ -229,12 +276,13 @@ def _batches(row: Row, framework: Framework, dp: int, pp: int, assumed: list[str
         return size, int(count.group(1))
     if framework.name == "torchtitan":
         return size, 1
-    assumed.append(f"{USUAL_MICRO_BATCHES * pp} micro-batches")
-    return size, USUAL_MICRO_BATCHES * pp
+    usual = max(1, 4 * pp, round(USUAL_TOKENS / (seq_len * dp * size)))
+    assumed.append(f"{usual} micro-batches")
+    return size, usual
 
 
-USUAL_MICRO_BATCHES = 8
-"""Of a replica, for each pipeline stage, where a row does not say."""
+USUAL_TOKENS = 2**20
+"""Of a step, where a row does not say."""
 
 
 def _recompute(row: Row, assumed: list[str]) -> Recompute:

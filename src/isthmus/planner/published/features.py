@@ -5,19 +5,16 @@ the exchange, the bubble and the waiting, which `belief.step_log` puts together.
 """
 
 import math
+from dataclasses import replace
 
-import msgspec
 import numpy as np
 
+from isthmus.planner.belief.query import Features
 from isthmus.planner.cost.factors import COMPONENTS, Factors
 from isthmus.planner.cost.ideal import Setting, ideal_passes
-from isthmus.planner.cost.memory import (
-    BlockParams,
-    embedding_params,
-    head_params,
-    layer_params,
-)
+from isthmus.planner.cost.memory import ChipParams, chip_params
 from isthmus.planner.cost.network import Network
+from isthmus.planner.cost.shapes import EMBEDDING, HEAD, shapes_of
 from isthmus.planner.cost.step import exchange_of, hidden_over
 from isthmus.planner.cost.table import Floats
 from isthmus.planner.cost.tabulate import GRAD_BYTES, block_kinds, component_factors, stage_send_s
@@ -25,24 +22,8 @@ from isthmus.planner.published.case import Case
 
 EAGER = 1.8
 """Element-wise traffic of code that is not fused, relative to fused code: each operation by itself."""
-ASYNC = 0.5
+ASYNC = 0.6
 """Part of the tensor-parallel communication that shows where it runs beside compute."""
-
-
-class Features(msgspec.Struct, frozen=True, kw_only=True):
-    """Seconds, with all factors 1."""
-
-    compute: list[float]
-    """[component + send]: all micro-batches of the slowest stage."""
-    bubble: list[float]
-    """[component + send]: one micro-batch of the other stages, over the chunks."""
-    sync: float
-    gather: float
-    window: float
-    """Part of the compute that the exchange runs beside."""
-    optimizer: float
-    doublings: float
-    """log2 of the nodes."""
 
 
 def features_of(case: Case) -> Features:
@@ -53,7 +34,7 @@ def features_of(case: Case) -> Features:
     sync, gather, optimizer = _exchanges(case)
     return Features(
         compute=(stages[slowest] * case.layout.micro_batches).tolist(),
-        bubble=(others / case.layout.virtual).tolist(),
+        bubble=(others / case.layout.virtual).tolist() if case.layout.pp > 1 else [],
         sync=sync,
         gather=gather,
         window=1 / hidden_over(case.layout),
@@ -72,36 +53,35 @@ def _stage(case: Case, index: int) -> Floats:
     blocks += [kinds[-1]] if index == case.layout.pp - 1 else []
     seconds = passes[blocks, 0] + passes[blocks, 1] + case.recomputed * passes[blocks, 2]
     ideal = seconds.sum(axis=0)
-    ideal[COMPONENTS.index("elementwise")] *= EAGER if case.eager else 1.0
+    if case.eager:
+        ideal[[COMPONENTS.index(name) for name in ("elementwise", "scores", "launch")]] *= EAGER
+    ideal[COMPONENTS.index("cast")] *= _rowwise(case)
     ideal[COMPONENTS.index("tensor")] *= ASYNC if case.async_tensor else 1.0
     sends = 2 * case.layout.virtual * stage_send_s(case.model, case.network, case.layout)
     return np.append(ideal, sends)
+
+
+def _rowwise(case: Case) -> float:
+    """A scale for each row takes a pass of its own, and what tensor parallelism gathered is converted after
+    that, by each of its chips."""
+    return 1 + case.layout.tp if "row" in case.recipe else 1.0
 
 
 def _passes(case: Case, index: int) -> Floats:
     chip = case.chips[index]
     network = case.network if chip == case.chip else Network.of(chip)
     setting = Setting.of(case.model, chip, network, case.layout, case.framework.fused_attention)
-    setting = msgspec_replace(setting, core=case.core)
-    return ideal_passes(case.model, network, setting)
+    return ideal_passes(case.model, network, replace(setting, core=case.core))
 
 
-def msgspec_replace(setting: Setting, core: float) -> Setting:
-    from dataclasses import replace
-
-    return replace(setting, core=core)
-
-
-def stage_params(case: Case, index: int) -> BlockParams:
+def stage_params(case: Case, index: int) -> ChipParams:
     """Parameters of one chip of the stage."""
-    first = sum(case.stages[:index])
-    moe = [case.model.is_moe_layer(layer) for layer in range(first, first + case.stages[index])]
-    blocks = [layer_params(case.model, case.layout, each) for each in moe]
-    if index == 0:
-        blocks.append(embedding_params(case.model, case.layout))
-    if index == case.layout.pp - 1:
-        blocks.append(head_params(case.model, case.layout))
-    return BlockParams(sum(each.dense for each in blocks), sum(each.experts for each in blocks))
+    shapes = shapes_of(case.model)
+    first = 1 + sum(case.stages[:index])
+    kinds = [EMBEDDING] * (index == 0) + shapes.kinds[first : first + case.stages[index]].tolist()
+    kinds += [HEAD] * (index == case.layout.pp - 1)
+    blocks = [chip_params(shapes, case.layout, kind) for kind in kinds]
+    return ChipParams(sum(each.dense for each in blocks), sum(each.experts for each in blocks))
 
 
 def _exchanges(case: Case) -> tuple[float, float, float]:

@@ -6,6 +6,7 @@ from msgspec.structs import replace
 
 from isthmus.planner.known_model import KnownModel
 from isthmus.planner.models import find_model
+from isthmus.planner.published.hybrid import as_transformer, find_hybrid
 from isthmus.planner.published.rows import Row
 from isthmus.spec.count import count_params
 from isthmus.spec.model import ModelSpec
@@ -19,11 +20,18 @@ class Shape(NamedTuple):
     core: float
     """FLOPs of the attention core relative to those of `model`'s heads over all of the sequence."""
     assumed: list[str]
+    kind: tuple[str, ...] = ()
+    """('hybrid',) for state-space layers that `model` stands for."""
 
 
 def shape_of(row: Row) -> Shape | str:
     """Or why there is none."""
     known = find_model(row.model)
+    hybrid = find_hybrid(row.model)
+    if hybrid and not row.has_dimensions:
+        seq_len = row.seq or 8192
+        model, core = as_transformer(hybrid, seq_len)
+        return Shape(model, seq_len, core, ["a transformer of equal cost"], ("hybrid",))
     if known is None and not row.has_dimensions:
         return f"no dimensions, and '{row.model}' is not a model whose dimensions are known"
     assumed: list[str] = []

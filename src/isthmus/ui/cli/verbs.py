@@ -46,6 +46,7 @@ VERBS = (
     Verb("import", "import_:import_", "Take in a Hugging Face model.", SET_UP),
     Verb("export", "export:export", "Write a run's model for Hugging Face transformers.", READ),
     Verb("data", "data:app", "Prepare and inspect training data.", SET_UP),
+    Verb("plan", "plan:app", "Plan a run, and judge plans and measured runs.", SET_UP),
     Verb("bench", "bench:bench", "Run a benchmark and print its figures beside their targets.", MEASURE),
     Verb(
         "simulate",
