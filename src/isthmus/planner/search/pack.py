@@ -11,7 +11,16 @@ from isthmus.planner.layout import Layout
 from isthmus.planner.search.alike import Found, search_pool
 from isthmus.planner.search.chain import Line, search_chain
 from isthmus.planner.search.pools import Pool
-from isthmus.planner.search.template import Job, Miss, Template, evaluate
+from isthmus.planner.search.space import Family
+from isthmus.planner.search.template import (
+    Job,
+    Miss,
+    Segment,
+    Template,
+    evaluate,
+    explain_miss,
+    layout_of,
+)
 
 MAX_POOLS_MIXED = 4
 """Pools whose every partition into pipelines is tried; more are planned each by itself."""
@@ -86,6 +95,32 @@ def _packed_bound(seen: _Seen, pools: Sequence[Pool]) -> float:
         least = [seen.search(part, seen.job.batch).bound_s for part in parts]
         bounds.append(1 / sum(1 / each_s for each_s in least))
     return min(bounds)
+
+
+def pack_runnable(job: Job, pools: Sequence[Pool]) -> Packing | dict[str, Miss]:
+    """What `isthmus train` runs today: the whole model on every rank, and an even share of the batch."""
+    num_ranks = sum(pool.num_chips for pool in pools)
+    misses: dict[str, Miss] = {}
+    best: Packing | None = None
+    share = job.batch // num_ranks
+    for micro_batch in [size for size in range(1, share + 1) if share % size == 0]:
+        if job.run.train.micro_batch_size not in (0, micro_batch) or job.batch % num_ranks:
+            continue
+        family = Family(1, 1, 1, 1, micro_batch, "none", 0)
+        trials = [_whole_model(job, pool, family, share // micro_batch) for pool in pools]
+        templates = [trial for trial in trials if isinstance(trial, Template)]
+        misses |= {f"micro-batch {micro_batch}": trial for trial in trials if isinstance(trial, Miss)}
+        if len(templates) == len(pools):
+            step_s = joined_s(job, templates)
+            if best is None or step_s < best.step_s:
+                best = Packing(tuple(templates), step_s, step_s, {f"micro-batch {micro_batch}": templates[0]})
+    return best or misses
+
+
+def _whole_model(job: Job, pool: Pool, family: Family, micro_batches: int) -> Template | Miss:
+    layout = layout_of(job, pool, family, (1, 1, pool.num_chips, micro_batches))
+    segments = (Segment(pool, 1, 1),)
+    return evaluate(job, segments, layout) or explain_miss(job, segments, layout)
 
 
 def pack_sites(job: Job, pools: Sequence[Pool], lines: Sequence[Line | None]) -> Packing | dict[str, Miss]:
