@@ -88,7 +88,9 @@ def run(quick: bool) -> list[Result]:
         f"{judged.plan.batches}; {judged.faulty} of its plans count fewer stages than they have and are "
         "scored with all; T4 profiles are made: A100's, four times as slow"
     )
-    speed = f"Metis {1e3 * judged.seconds:.0f} ms, ours {1e3 * seconds:.1f} ms, both without imports and reading"
+    speed = (
+        f"Metis {1e3 * judged.seconds:.0f} ms, ours {1e3 * seconds:.1f} ms, both without imports and reading"
+    )
     return [
         Result("planner.metis.cost", judged.ours / judged.cost, "ratio", {"Metis": 1.0}, note),
         Result("planner.metis.speed", judged.seconds / seconds, "ratio", {"Metis": 1.0}, speed),

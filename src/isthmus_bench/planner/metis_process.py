@@ -91,7 +91,14 @@ class _Metis:
         self.arguments: Any = parse_args()
         self.cluster: Any = GPUCluster(self.arguments.hostfile_path, self.arguments.clusterfile_path)
         self.profiles: Any = ProfileDataLoader(self.arguments.profile_data_path).load_profile_data_all()[0]
-        names = ("model_name", "num_layers", "sequence_length", "vocab_size", "hidden_size", "attention_head_size")
+        names = (
+            "model_name",
+            "num_layers",
+            "sequence_length",
+            "vocab_size",
+            "hidden_size",
+            "attention_head_size",
+        )
         self.config: Any = ModelConfig(**{name: getattr(self.arguments, name) for name in names})
         volume = GPTActivationAndParam(self.config, self.profiles["model"]["parameters"])
         self.estimator: Any = HeteroCostEstimator(self.profiles, self.config, volume, self.cluster)
