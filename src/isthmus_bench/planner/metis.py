@@ -83,8 +83,8 @@ def run(quick: bool) -> list[Result]:
     theirs = ", ".join(f"{groups} chips {ends} blocks" for groups, ends in _shown(judged.plan))
     mine = ", ".join(f"{groups} chips {ends} blocks" for groups, ends in _shown(ours))
     note = (
-        f"ms a step by Metis's HeteroCostEstimator; ours: {' then '.join(ours.types)}, {mine}, {ours.batches} "
-        f"micro-batches; its best of {judged.plans}: {' then '.join(judged.plan.types)}, {theirs}, "
+        f"ms a step by Metis's HeteroCostEstimator; ours: {' then '.join(ours.types)}, {mine}, "
+        f"{ours.batches} micro-batches; its best of {judged.plans}: {' then '.join(judged.plan.types)}, {theirs}, "
         f"{judged.plan.batches}; {judged.faulty} of its plans count fewer stages than they have and are "
         "scored with all; T4 profiles are made: A100's, four times as slow"
     )
@@ -237,7 +237,7 @@ def _bound_ms(chosen: Sequence[Profile], stages: Sequence[int], batches: int) ->
 
 
 def problem_of(pipe: Pipe, profiles: Profiles) -> SplitProblem:
-    """Memory of a stage as Metis checks it: the profile's, times a constant, against all chips of the stage."""
+    """Memory of a stage as Metis checks it: the profile's times a constant, against all its chips'."""
     chosen = pipe.profiles(profiles)
     compute = np.array([each.compute_ms for each in chosen])
     nothing = np.zeros_like(compute)
@@ -272,7 +272,7 @@ def _cost_ms(pipe: Pipe, cut: Split, profiles: Profiles) -> float:
 
 
 def block_ends(cut: Split) -> list[int]:
-    """0, then the block after the last one of each stage: the embedding is the first block, the head the last."""
+    """0, then the block after the last one of each stage; embedding and head are the outer blocks."""
     ends = [0, *(int(end) + 1 for end in cut.ends_S)]
     ends[-1] += 1
     return ends

@@ -54,8 +54,8 @@ def run(quick: bool) -> list[Result]:
 
 
 def ranks(factors: Factors, batches: tuple[int, ...]) -> Result:
-    """Of (tp, pp, experts over the tensor group or cut like the layer), each with its best micro-batch, chunks
-    and recompute."""
+    """Of (tp, pp, experts over the tensor group or cut like the layer), each with its best micro-batch,
+    chunks and recompute."""
     by_batch: dict[int, int] = {}
     told: list[str] = []
     for batch in batches:
@@ -151,8 +151,8 @@ class Cuts(NamedTuple):
 
 
 def splits(factors: Factors) -> list[Result]:
-    """24 layers in four equal stages against the exact split in five. The paper draws a model whose head takes
-    about as long as a layer, which is the dense one; the same with its experts is told beside."""
+    """24 layers in four equal stages against the exact split in five. The paper draws a model whose head
+    takes about as long as a layer, which is the dense one; the same with its experts is told beside."""
     dense, moe = cuts(factors, "skywork-13b"), cuts(factors, "skywork-moe-146b")
     note = f"{MICRO_BATCHES} micro-batches, {UNIFORM} against ours; dense: {dense}; experts: {moe}"
     same = f"24 layers in 5 stages: ours {dense.layers}, the paper's {PAPERS}"
