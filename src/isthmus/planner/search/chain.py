@@ -76,6 +76,8 @@ def search_chain(
         if first is not None and not lines and first.step_s < WORTH_ORDERING * found.limit_s:
             for order in itertools.islice(itertools.permutations(range(len(pools))), 1, None):
                 _try(job, [pools[each] for each in order], choice.ordered(order), lines, found)
+    if found.best:
+        found.bound_s = min(found.bound_s, found.best[0].step_s)
     return found
 
 
