@@ -4,17 +4,16 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from made_up import observe, query
 from msgspec.structs import replace
 
-from made_up import observe, query
-
+from isthmus.errors import CorruptError
 from isthmus.planner.belief.file import Belief, calibrated, decode, encode, make_belief, shipped
 from isthmus.planner.belief.law import step_log
 from isthmus.planner.belief.posterior import condition
 from isthmus.planner.belief.prior import Scales, covariance, guess, kinship
 from isthmus.planner.belief.query import FACTORS, Groups, design
 from isthmus.planner.cost.factors import Factors
-from isthmus.errors import CorruptError
 
 
 def width(estimate) -> float:
@@ -164,9 +163,7 @@ def test_the_shipped_belief_is_sane():
         assert 1.0 < factors.matmul * factors.total < 2.2
         assert 1.0 < factors.attention < 6.0
         assert 0.3 < factors.bubble < 2.0
-        assert all(
-            getattr(factors, name) > 0 for name in FACTORS
-        )
+        assert all(getattr(factors, name) > 0 for name in FACTORS)
 
 
 def test_groups_of_a_chip_give_its_factors():

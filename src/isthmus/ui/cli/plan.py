@@ -24,7 +24,7 @@ def score(rows: Path, *, calibrate: Path | None = None, json_: bool = False) -> 
     rows
         CSV with the columns id, source, model, chip, n_chips, and any of those of docs/cost-model.md.
     calibrate
-        CSV of measured runs like yours, one for each framework and chip is enough: predictions are moved by them.
+        CSV of measured runs like yours; one for each framework and chip is enough to move predictions.
     json_
         Print one JSON object: {"rows": [{"id", "step_time_s", "tokens_per_s_per_chip", "tflops_per_chip",
         "memory_gb", "interval", "provenance", "reason"}]}, in the order of the CSV.
