@@ -119,6 +119,7 @@ def _plan_site(
         bytes_down=bytes_down,
         transfer_s=on_link_s,
         hidden=on_link_s <= outer.inner_steps * step_s[name] if name in step_s else None,
+        step_s=step_s.get(name),
         pipelines=pipelines,
     )
 

@@ -33,8 +33,9 @@ class StagePlan(msgspec.Struct, frozen=True, kw_only=True):
     backward_s: float = 0.0
 
     @property
-    def num_layers(self) -> int:
-        return self.end_layer - self.first_layer
+    def held_layers(self) -> int:
+        parts = self.chunks or [(self.first_layer, self.end_layer)]
+        return sum(end - first for first, end in parts)
 
 
 class PipelinePlan(msgspec.Struct, frozen=True, kw_only=True):
@@ -55,9 +56,12 @@ class Expected(msgspec.Struct, frozen=True, kw_only=True):
     """What the plan's model of the fleet says of a step, and how far it is to be trusted."""
 
     step_s: float
+    """Of `batch_size` sequences at each site, averaged over the sites that train beside each other."""
     low_s: float
     """The step takes between low_s and high_s nine times of ten."""
     high_s: float
+    simulated_s: float
+    """step_s with the pipelines played event by event instead of by the closed form."""
     tokens_per_s: float
     """Of the whole fleet, with what the outer loop costs."""
     bound_s: float
@@ -102,6 +106,8 @@ class SitePlan(msgspec.Struct, frozen=True, kw_only=True):
     """Expected time from a push to its result: up, merge, down."""
     hidden: bool | None = None
     """Whether `inner_steps` steps take longer than the transfer; None where no step time was measured."""
+    step_s: float | None = None
+    """Expected or measured seconds of an inner step; None where neither is known."""
     pipelines: list[PipelinePlan] = []
     """How the model lies on the chips; empty: each rank has all of it."""
 

@@ -5,11 +5,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
+from isthmus.planner import schedule
 from isthmus.planner.cost.convention import GIB, ISTHMUS, MEGATRON
 from isthmus.planner.cost.memory import block_bytes
 from isthmus.planner.cost.memory_fit import Measured, MemoryFit, fit_memory
 from isthmus.planner.cost.shapes import shapes_of
-from isthmus.planner.cost.stage_memory import StageMemory, even_bounds, in_flight, pipeline_memory
+from isthmus.planner.cost.stage_memory import (
+    StageMemory,
+    even_bounds,
+    in_flight,
+    pipeline_memory,
+    upper_bytes,
+)
 from isthmus.planner.layout import Layout
 from isthmus.spec.presets import presets
 
@@ -29,6 +36,14 @@ def test_micro_batches_in_flight():
     chunks = Layout(pp=8, virtual=3, micro_batches=MANY)
     assert in_flight(chunks, 0) / 8 == pytest.approx(1 + 7 / (8 * 3))
     assert in_flight(Layout(micro_batches=MANY), 0) == 1
+
+
+@given(st.integers(1, 16), st.sampled_from([1, 2, 3, 8]), st.integers(1, 64))
+def test_in_flight_is_what_the_schedule_holds(pp: int, virtual: int, batches: int):
+    layout = Layout(pp=pp, virtual=virtual, micro_batches=batches)
+    held = schedule.in_flight("interleaved" if virtual > 1 else "1f1b", pp, virtual, batches)
+    if pp > 1:
+        assert [in_flight(layout, stage) for stage in range(pp)] == pytest.approx(held.tolist())
 
 
 def test_the_first_stage_keeps_a_whole_models_activations_whatever_the_depth():
@@ -111,6 +126,12 @@ def test_peaks_grow_with_batches_and_layers(pp: int, tp: int, batches: int, micr
         assert stage.total <= longer.total
         assert less.total < stage.total
         assert min(stage.weights, stage.gradients, stage.optimizer, stage.activations, stage.fixed) > 0
+
+
+def test_what_most_runs_stay_below():
+    stage = peaks(Layout(pp=4))[0]
+    assert upper_bytes(stage, replace(MEGATRON, spread=0.0)) == stage.total
+    assert upper_bytes(stage, replace(MEGATRON, spread=0.1)) == pytest.approx(stage.total * 1.1367, rel=1e-3)
 
 
 def test_even_bounds_hold_every_layer_once():

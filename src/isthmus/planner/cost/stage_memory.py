@@ -1,5 +1,6 @@
 """Peak bytes on the chips of each stage of a pipeline, by what they are spent on."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -16,6 +17,9 @@ from isthmus.planner.cost.memory import (
 )
 from isthmus.planner.cost.shapes import EMBEDDING, HEAD, Shapes
 from isthmus.planner.layout import Layout
+
+NINE_OF_TEN = 1.2816
+"""Quantile of the normal distribution."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,6 +114,11 @@ def _stage(
         transient=transient,
         fixed=fixed_bytes(layout, convention) + convention.fragmentation * (activations + transient),
     )
+
+
+def upper_bytes(stage: StageMemory, convention: Convention) -> float:
+    """What nine of ten such runs stay below, by the convention's spread."""
+    return stage.total * math.exp(NINE_OF_TEN * convention.spread)
 
 
 def in_flight(layout: Layout, stage: int) -> float:

@@ -70,7 +70,7 @@ def recompute_needs(pipeline: PipelinePlan) -> list[int]:
     """Layers of each stage to be computed again in full; all where the layout says so and none is counted."""
     counts = [stage.recompute_layers for stage in pipeline.stages]
     if pipeline.layout.recompute == "full" and not any(counts):
-        return [stage.num_layers for stage in pipeline.stages]
+        return [stage.held_layers for stage in pipeline.stages]
     return counts
 
 

@@ -29,7 +29,7 @@ from isthmus.planner.search.template import (
 MAX_TRIALS = 200
 MAX_REPLICAS_TRIED = 64
 MAX_DEGREES = 16
-"""Combinations of the pools' tensor degrees that are tried; of each pool those with the least chip-seconds."""
+"""Combinations of the pools' tensor degrees; of each pool those with the least chip-seconds are tried."""
 WORTH_ORDERING = 1.05
 """Other orders of the pools are tried for templates that are at most this much slower than the best."""
 

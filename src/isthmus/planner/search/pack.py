@@ -1,5 +1,6 @@
 """A site's plan: its pools shared out among templates, and the batch among the templates' replicas."""
 
+import itertools
 import math
 from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -7,21 +8,27 @@ from dataclasses import dataclass, field
 from msgspec.structs import replace
 
 from isthmus.planner.layout import Layout
-from isthmus.planner.search.alike import Found, search_pool, weights
+from isthmus.planner.search.alike import Found, search_pool
 from isthmus.planner.search.chain import Line, search_chain
 from isthmus.planner.search.pools import Pool
-from isthmus.planner.search.space import families
-from isthmus.planner.search.template import Job, Miss, Template, evaluate
+from isthmus.planner.search.space import Family
+from isthmus.planner.search.template import (
+    Job,
+    Miss,
+    Segment,
+    Template,
+    evaluate,
+    explain_miss,
+    layout_of,
+)
 
 MAX_POOLS_MIXED = 4
 """Pools whose every partition into pipelines is tried; more are planned each by itself."""
+TEMPLATES_KEPT = 3
+"""Of each pool, so that some of them share the batch without a rest."""
 BRIDGE = 0.5
 """Part of the network's bandwidth between chips of unlike collective libraries: two copies through host
 memory instead of none. Believed; `isthmus probe` does not measure it."""
-
-
-_Known = dict[tuple[Hashable, int], Found]
-"""Searches that were made, by their pools and batch."""
 
 
 @dataclass(frozen=True)
@@ -44,19 +51,76 @@ class Packing:
         return sum(template.price for template in self.templates)
 
 
+@dataclass
+class _Seen:
+    """Searches of one site's parts, so that none is made twice."""
+
+    job: Job
+    found: dict[Hashable, Found] = field(default_factory=dict)
+    groups: dict[str, Template | Miss] = field(default_factory=dict)
+
+    def search(self, part: tuple[Pool, ...], batch: int, limit_s: float = math.inf) -> Found:
+        key = (tuple(pool.key for pool in part), batch)
+        if key not in self.found:
+            self.found[key] = (
+                search_pool(self.job, part[0], batch, keep=TEMPLATES_KEPT)
+                if len(part) == 1
+                else search_chain(self.job, part, batch, limit_s=limit_s)
+            )
+        return self.found[key]
+
+
 def pack_site(job: Job, pools: Sequence[Pool]) -> Packing | dict[str, Miss]:
     """The fastest packing of one site's pools, or why nothing fits."""
-    groups: dict[str, Template | Miss] = {}
+    seen = _Seen(job)
     best: Packing | None = None
-    known: _Known = {}
     for parts in _partitions(pools):
-        packing = _pack(job, parts, groups, known, best.step_s if best else math.inf)
+        packing = _pack(seen, parts, best.step_s if best else math.inf)
         if packing is not None and (best is None or packing.step_s < best.step_s * (1 - 1e-9)):
             best = packing
     if best is None:
-        return {name: group for name, group in groups.items() if isinstance(group, Miss)}
-    bound_s = best.bound_s if len(pools) == 1 else min(best.step_s, free_bound(job, pools))
-    return Packing(best.templates, best.step_s, bound_s, groups)
+        return {name: group for name, group in seen.groups.items() if isinstance(group, Miss)}
+    bound_s = min(best.step_s, best.bound_s if len(pools) == 1 else _packed_bound(seen, pools))
+    return Packing(best.templates, best.step_s, bound_s, seen.groups)
+
+
+def _packed_bound(seen: _Seen, pools: Sequence[Pool]) -> float:
+    """Seconds of a step if every part worked at the best rate that its search allows for the whole batch.
+
+    A part is never faster per sequence with less of the batch: its pipelines fill and its gradients are
+    exchanged once a step, however many sequences share that.
+    """
+    bounds = []
+    for parts in _partitions(pools):
+        least = [seen.search(part, seen.job.batch).bound_s for part in parts]
+        bounds.append(1 / sum(1 / each_s for each_s in least))
+    return min(bounds)
+
+
+def pack_runnable(job: Job, pools: Sequence[Pool]) -> Packing | dict[str, Miss]:
+    """What `isthmus train` runs today: the whole model on every rank, and an even share of the batch."""
+    num_ranks = sum(pool.num_chips for pool in pools)
+    misses: dict[str, Miss] = {}
+    best: Packing | None = None
+    share = job.batch // num_ranks
+    for micro_batch in [size for size in range(1, share + 1) if share % size == 0]:
+        if job.run.train.micro_batch_size not in (0, micro_batch) or job.batch % num_ranks:
+            continue
+        family = Family(1, 1, 1, 1, micro_batch, "none", 0)
+        trials = [_whole_model(job, pool, family, share // micro_batch) for pool in pools]
+        templates = [trial for trial in trials if isinstance(trial, Template)]
+        misses |= {f"micro-batch {micro_batch}": trial for trial in trials if isinstance(trial, Miss)}
+        if len(templates) == len(pools):
+            step_s = joined_s(job, templates)
+            if best is None or step_s < best.step_s:
+                best = Packing(tuple(templates), step_s, step_s, {f"micro-batch {micro_batch}": templates[0]})
+    return best or misses
+
+
+def _whole_model(job: Job, pool: Pool, family: Family, micro_batches: int) -> Template | Miss:
+    layout = layout_of(job, pool, family, (1, 1, pool.num_chips, micro_batches))
+    segments = (Segment(pool, 1, 1),)
+    return evaluate(job, segments, layout) or explain_miss(job, segments, layout)
 
 
 def pack_sites(job: Job, pools: Sequence[Pool], lines: Sequence[Line | None]) -> Packing | dict[str, Miss]:
@@ -67,47 +131,28 @@ def pack_sites(job: Job, pools: Sequence[Pool], lines: Sequence[Line | None]) ->
     return Packing((found.best[0],), found.best[0].step_s, found.bound_s, found.groups)
 
 
-def free_bound(job: Job, pools: Sequence[Pool]) -> float:
-    """Seconds of a step if no chip ever waited: each pool at its best seconds per sequence."""
-    rate = 0.0
-    for pool in pools:
-        best = min(
-            weights(job, pool, each)[0] * each.tp * each.cp / each.micro_batch
-            for each in families(job.run, pool.per_node)
-        )
-        rate += pool.num_chips / best
-    return job.batch / rate
-
-
-def _pack(
-    job: Job,
-    parts: Sequence[tuple[Pool, ...]],
-    groups: dict[str, Template | Miss],
-    known: _Known,
-    limit_s: float,
-) -> Packing | None:
-    """Each part's best template for its share of the batch; what it leaves of its pool is packed too."""
+def _pack(seen: _Seen, parts: Sequence[tuple[Pool, ...]], limit_s: float) -> Packing | None:
+    """The parts' templates that share the batch best; what a lone template leaves idle is packed too."""
+    job = seen.job
     power = [sum(pool.num_chips * _strength(pool) for pool in part) for part in parts]
-    chosen: list[Template] = []
-    bound_s = 0.0
+    choices: list[list[Template]] = []
+    bound_s = math.inf
     for part, mine in zip(parts, power, strict=True):
         batch = max(1, round(job.batch * mine / sum(power)))
-        key = (tuple(pool.key for pool in part), batch)
-        found = known.get(key) or (
-            search_pool(job, part[0], batch)
-            if len(part) == 1
-            else search_chain(job, part, batch, limit_s=limit_s)
-        )
-        known[key] = found
-        groups.update({_named(name, part, parts): group for name, group in found.groups.items()})
-        if found.best:
-            chosen.append(found.best[0])
-            bound_s = max(bound_s, found.bound_s)
-    if not chosen:
+        found = seen.search(part, batch, limit_s)
+        bound_s = found.bound_s
+        seen.groups.update({_named(name, part, parts): group for name, group in found.groups.items()})
+        kept = found.best if len(parts) == 1 else [*found.best, *seen.search(part, job.batch).best]
+        if kept:
+            choices.append(kept)
+    if not choices:
         return None
-    shared = share_batch(job, chosen)
-    rest = _rest(parts[0][0], chosen[0]) if len(parts) == 1 and len(parts[0]) == 1 else None
-    if rest is not None and (more := _with_rest(job, chosen[0], rest)) is not None:
+    shared = min(
+        (share_batch(job, templates) for templates in itertools.product(*choices)),
+        key=lambda templates: joined_s(job, templates),
+    )
+    rest = _rest(parts[0][0], shared[0]) if len(parts) == 1 and len(parts[0]) == 1 else None
+    if rest is not None and (more := _with_rest(job, shared[0], rest)) is not None:
         shared = min(shared, more, key=lambda templates: joined_s(job, templates))
     return Packing(tuple(shared), joined_s(job, shared), bound_s)
 
@@ -199,8 +244,8 @@ def joined_s(job: Job, templates: Sequence[Template]) -> float:
 
 def cross_exchange_s(job: Job, templates: Sequence[Template]) -> float:
     """Gradients of unlike replicas do not lie alike: once each template has scattered its sum over its chips,
-    the parts go over the network as an all-reduce among templates (fp32, a ring), slower where their libraries
-    differ."""
+    the parts go over the network in an all-reduce among templates (fp32, a ring), slower where their
+    collective libraries differ."""
     if len(templates) == 1:
         return 0.0
     pools = [segment.pool for template in templates for segment in template.segments]

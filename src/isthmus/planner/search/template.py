@@ -8,6 +8,7 @@ from typing import NamedTuple
 import numpy as np
 from msgspec.structs import replace
 
+from isthmus.planner.cost.convention import MEGATRON, Convention
 from isthmus.planner.cost.factors import Factors
 from isthmus.planner.cost.step import (
     Exchange,
@@ -34,6 +35,8 @@ class Job:
     run: RunSpec
     factors: Mapping[str, Factors]
     """By the chip's name in the catalogue."""
+    convention: Convention = MEGATRON
+    """What the training system keeps in memory."""
     _tables: dict[tuple[str, int, float, Layout], Table] = field(default_factory=dict, repr=False)
 
     @property
@@ -46,7 +49,8 @@ class Job:
         layout = replace(layout, micro_batches=1, virtual=1, pp=min(layout.pp, 2))
         key = (pool.name, pool.per_node, pool.speed, layout)
         if key not in self._tables:
-            table = tabulate(self.run.model, pool.chip, pool.network, layout, self.factors[pool.chip.name])
+            factors = self.factors[pool.chip.name]
+            table = tabulate(self.run.model, pool.chip, pool.network, layout, factors, self.convention)
             self._tables[key] = _for_split(table, pool.speed)
         return self._tables[key]
 

@@ -1,16 +1,87 @@
-"""`isthmus plan`: what a plan of training costs."""
+"""`isthmus plan`: the best way to train a model on a fleet, with reasons; scores of measured runs."""
 
 from pathlib import Path
+from typing import Annotated, Literal
 
 import msgspec
-from cyclopts import App
-from rich.table import Table
+from cyclopts import App, Parameter
 
-from isthmus.planner.published.rows import read_rows
-from isthmus.planner.published.score import Score, score_rows
-from isthmus.ui import tables
+from isthmus.journal.store import DiskStore
+from isthmus.planner.profile import Profile
+from isthmus.spec.load import load_fleet, load_run, split_overrides
+from isthmus.ui import plans, tables
 
-app = App(name="plan", help="Plan a run, and judge plans and measured runs.")
+app = App(name="plan", help="Plan a run on a fleet, and judge plans and measured runs.")
+
+Overrides = Annotated[list[str], Parameter(name="--set", allow_leading_hyphen=True)]
+Profiles = Annotated[list[Path], Parameter(name="--profile")]
+
+
+@app.default
+def plan(  # noqa: PLR0913 - each is an option of the command
+    *,
+    fleet: Path | None = None,
+    run: Path | None = None,
+    profile: Profiles | None = None,
+    out: Path | None = None,
+    runnable: bool = False,
+    set_: Overrides | None = None,
+    json_: bool = False,
+) -> None:
+    """Find the best way to train a model on a fleet, and say why.
+
+    Ends with 6 where nothing fits, naming the smallest changes that would help.
+
+    Parameters
+    ----------
+    fleet
+        The fleet.yaml: chips, nodes, sites and links; without it one local site.
+    run
+        The run.yaml: model, batch, budget, goal; without it all defaults.
+    profile
+        What `isthmus probe` measured on one of the fleet's machines; may be given again.
+    out
+        Write the plan as JSON, for `isthmus train --plan`, `isthmus plan export` and `isthmus simulate`.
+    runnable
+        Only what `isthmus train` runs today.
+    set_
+        Override one field, such as parallel.tp=4; may be given again.
+    json_
+        Print the plan as one JSON object.
+    """
+    from isthmus.planner.search.answer import best_plan
+
+    for_run, for_fleet = split_overrides(set_ or [])
+    run_spec, fleet_spec = load_run(run, for_run), load_fleet(fleet, for_fleet)
+    found = best_plan(fleet_spec, run_spec, _profiles(profile or []), runnable)
+    if out:
+        DiskStore().write_atomic(out, msgspec.json.format(msgspec.json.encode(found)))
+    if json_:
+        print(msgspec.json.encode(found).decode())
+    else:
+        tables.console().print(plans.shown(found))
+
+
+@app.command
+def export(
+    plan: Path, *, run: Path, format: Literal["megatron", "torchtitan"] = "megatron", site: str | None = None
+) -> None:
+    """Print a plan as the configuration of another trainer.
+
+    Parameters
+    ----------
+    plan
+        JSON that `isthmus plan --out` wrote.
+    run
+        The run.yaml it was made for.
+    format
+        megatron: arguments of Megatron-LM; torchtitan: its TOML.
+    site
+        Which site; needed where the plan has several.
+    """
+    from isthmus.planner.formats import export_plan
+
+    print(export_plan(plans.read_plan(plan), load_run(run), format, site))
 
 
 @app.command
@@ -24,36 +95,23 @@ def score(rows: Path, *, calibrate: Path | None = None, json_: bool = False) -> 
     rows
         CSV with the columns id, source, model, chip, n_chips, and any of those of docs/cost-model.md.
     calibrate
-        CSV of measured runs like yours; one for each framework and chip is enough to move predictions.
+        CSV of measured runs like yours, one for each framework and chip is enough: predictions are moved by
+        them.
     json_
         Print one JSON object: {"rows": [{"id", "step_time_s", "tokens_per_s_per_chip", "tflops_per_chip",
         "memory_gb", "interval", "provenance", "reason"}]}, in the order of the CSV.
     """
+    from isthmus.planner.published.rows import read_rows
+    from isthmus.planner.published.score import score_rows
+
     scores = score_rows(read_rows(rows), read_rows(calibrate) if calibrate else None)
     if json_:
         print(msgspec.json.encode({"rows": scores}).decode())
     else:
-        tables.console().print(_table(scores))
+        tables.console().print(plans.scores(scores))
 
 
-def _table(scores: list[Score]) -> Table:
-    table = Table(title="Nine of ten such runs take between low and high.", title_justify="left")
-    for column in ("id", "step s", "low", "high", "tokens/s/chip", "TFLOPS/chip", "memory GiB"):
-        table.add_column(column, justify="left" if column == "id" else "right", no_wrap=True)
-    table.add_column("assumed, or why not")
-    for each in scores:
-        table.add_row(each.id, *_figures(each), _told(each))
-    return table
-
-
-def _figures(score: Score) -> list[str]:
-    low, high = score.interval or (None, None)
-    figures = (
-        score.step_time_s, low, high, score.tokens_per_s_per_chip, score.tflops_per_chip, score.memory_gb,
-    )  # fmt: skip
-    return ["-" if value is None else f"{value:.4g}" for value in figures]
-
-
-def _told(score: Score) -> str:
-    assumed = [line.removeprefix("assumed: ") for line in score.provenance if line.startswith("assumed: ")]
-    return score.reason or "; ".join(assumed)
+def _profiles(paths: list[Path]) -> dict[str, Profile]:
+    """By the chip they were taken on."""
+    read = [plans.read_profile(path) for path in paths]
+    return {each.chip: each for each in read}
