@@ -54,7 +54,7 @@ def _run(command: str, folder: Path) -> str:
     return done.stdout + done.stderr
 
 
-PAGES = ["docs/tutorial.md", "docs/huggingface.md", "docs/moe.md", "docs/upcycling.md"]
+PAGES = ["docs/tutorial.md", "docs/huggingface.md", "docs/moe.md", "docs/upcycling.md", "docs/probe.md"]
 
 
 @pytest.mark.timeout(300)

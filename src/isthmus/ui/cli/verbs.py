@@ -46,6 +46,7 @@ VERBS = (
     Verb("import", "import_:import_", "Take in a Hugging Face model.", SET_UP),
     Verb("export", "export:export", "Write a run's model for Hugging Face transformers.", READ),
     Verb("data", "data:app", "Prepare and inspect training data.", SET_UP),
+    Verb("probe", "probe:probe", "Measure this machine, and the blocks of a run's model on it.", MEASURE),
     Verb("bench", "bench:bench", "Run a benchmark and print its figures beside their targets.", MEASURE),
     Verb("version", "version:version", "Print the versions of isthmus and of what it runs on.", MEASURE),
 )
