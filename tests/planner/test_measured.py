@@ -36,8 +36,8 @@ RATE = CollectiveRate(kind="all_reduce", ranks=2, latency_s=1e-3, gb_s=1.0)
 
 def block(name: str, tokens: int, ms: float, model: ModelSpec = MODEL, **more: object) -> BlockTime:
     values = {
-        "forward_s": ms / 1e3, "backward_s": 2 * ms / 1e3, "accumulate_s": 1e-4, "activation_bytes": 10 * tokens,
-        "precision": "fp32", "spread": 0.05, "seq_len": SEQ_LEN,
+        "forward_s": ms / 1e3, "backward_s": 2 * ms / 1e3, "accumulate_s": 1e-4, "precision": "fp32",
+        "activation_bytes": 10 * tokens, "spread": 0.05, "seq_len": SEQ_LEN,
     }  # fmt: skip
     return BlockTime(block=name, model=fingerprint(model), tokens=tokens, **{**values, **more})  # pyright: ignore
 
@@ -73,7 +73,7 @@ def job(
 def test_a_step_is_the_sum_of_its_blocks():
     run, site = job()
     found = predict_step(run, site, profile())
-    # Twice the first size: per micro-batch 3 x 2 x (0.5 + 5 x 4 + 2 x 5 + 3 x 9 + 3) ms; 12 blocks accumulate.
+    # Twice the first size. A micro-batch: 3 x 2 x (0.5 + 5 x 4 + 2 x 5 + 3 x 9 + 3) ms; 12 blocks accumulate.
     passes = 4 * 3 * 2 * 60.5e-3 + 3 * 12 * 1e-4
     assert found.step_s == pytest.approx(passes + 2 * 12e-3 + 1e-3)
     assert found.parts["moe"] == pytest.approx(4 * 3 * 2 * 27e-3 + 3 * 3 * 1e-4)

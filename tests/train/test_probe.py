@@ -76,7 +76,7 @@ def test_it_predicts_the_run(probed, spec: RunSpec):
 def test_a_rank_that_fails_is_heard(spec: RunSpec):
     with pytest.raises(InputError, match="0 ranks"):
         run_probe(Wanted(ranks=0), lambda *_: None)
-    with pytest.raises(IsthmusError, match="no such chip|unknown chip") as raised:
+    with pytest.raises(IsthmusError, match="unknown chip") as raised:
         run_probe(Wanted(chip="tpu9", quick=True), lambda *_: None)
     assert raised.value.exit_code == 2
 
@@ -99,12 +99,13 @@ def test_the_pieces_of_a_step_leave_nothing_out(spec: RunSpec, tmp_path: Path):
 
 
 def test_steps_are_cut_at_their_ends():
-    a, b, step = Piece("embedding", "forward"), Piece("head", "backward"), Piece("step")
-    pieces = [(a, 9.0), (b, 9.0), (Piece("optimizer"), 9.0), (step, 1.0), (a, 2.0), (b, 3.0), (a, 4.0), (b, 5.0),
-              (Piece("optimizer"), 6.0)]  # fmt: skip
-    first, second = by_step(pieces)
-    assert first == [{a: 9.0, b: 9.0}, {Piece("optimizer"): 9.0}]
-    assert second == [{a: 2.0, b: 3.0}, {a: 4.0, b: 5.0}, {step: 1.0, Piece("optimizer"): 6.0}]
+    a, b = Piece("embedding", "forward"), Piece("head", "backward")
+    step, end = Piece("step"), Piece("optimizer")
+    before = [(a, 9.0), (b, 9.0), (end, 9.0)]
+    after = [(step, 1.0), (a, 2.0), (b, 3.0), (a, 4.0), (b, 5.0), (end, 6.0)]
+    first, second = by_step([*before, *after])
+    assert first == [{a: 9.0, b: 9.0}, {end: 9.0}]
+    assert second == [{a: 2.0, b: 3.0}, {a: 4.0, b: 5.0}, {step: 1.0, end: 6.0}]
 
 
 def test_rates_and_latencies_are_found_again():

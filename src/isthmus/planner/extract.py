@@ -8,8 +8,8 @@ from isthmus.spec.model import ModelSpec
 FEWEST_LAYERS, MOST_LAYERS = 2, 8
 """Of each kind, dense and MoE."""
 FEW_PARAMS = 2**25
-"""A part of at most so many parameters may have more than the fewest layers. Of few, caches hold a part of the
-weights from one micro-batch to the next, and layers seem faster than in the whole."""
+"""A part of at most so many parameters may have more than the fewest layers: with few, caches keep some
+of the weights from one micro-batch to the next, and layers seem faster than in the whole."""
 
 
 def extract(model: ModelSpec) -> ModelSpec:

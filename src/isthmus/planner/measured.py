@@ -12,6 +12,7 @@ Times are medians, so that the prediction is the median step's.
 
 import math
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from statistics import median
 
 import msgspec
@@ -110,7 +111,7 @@ def interpolate(points: Sequence[tuple[int, float]], tokens: int) -> float:
         rising.append((size, max(value, rising[-1][1] if rising else 0.0)))
     if tokens <= rising[0][0] or len(rising) == 1:
         return _towards_zero(rising, tokens)
-    pairs = list(zip(rising, rising[1:], strict=False))
+    pairs = list(pairwise(rising))
     (low, at_low), (high, at_high) = next((p for p in pairs if tokens <= p[1][0]), pairs[-1])
     return at_low + (at_high - at_low) * (tokens - low) / (high - low)
 

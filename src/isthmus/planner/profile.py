@@ -62,7 +62,7 @@ class BlockTime(msgspec.Struct, frozen=True, kw_only=True):
     activation_bytes: int = 0
     """Kept from forward to backward."""
     params: int = 0
-    """Parameters of the block; of 'optimizer', 'step' and 'push' those of the whole model it was taken with."""
+    """Of the block; of 'optimizer', 'step' and 'push' those of the whole model it was taken with."""
     spread: float = 0.0
     """Standard deviation of the logarithm over repetitions."""
 

@@ -113,7 +113,7 @@ def _blocks(
     plan = Plan(sizes_up_to(micro_batch, options.quick), effort.blocks_s)
     with Bench(run, dataset, group, (options.chip, options.folder, place.local_rank)) as bench:
         for state in take_steps(bench, plan):
-            if isinstance(state, float):
+            if not isinstance(state, list):
                 _tell(place, 0.2 + 0.5 * state, "blocks")
                 continue
             results = Results(whole, run, bench.learner, group)

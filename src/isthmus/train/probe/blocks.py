@@ -50,8 +50,8 @@ class Taken:
     size: int
     steps: list[Passes]
     kept: dict[str, int]
-    peak_bytes: int
-    """Over what the process held before there was a model."""
+    peak_bytes: int | None
+    """Over what the process held before there was a model; None: not known, as a larger size came before."""
 
 
 class _Feed(LocalFeed):
@@ -136,12 +136,18 @@ def take_steps(bench: Bench, plan: Plan) -> Iterator[float | list[Taken]]:
     micro_batches = 2 if bench.group.world_size == 1 else 3
     taken: list[Taken] = []
     step_s = 0.0
-    for size in plan.sizes:
+    smallest, *others = plan.sizes
+    for size in [
+        smallest,
+        *reversed(others),
+    ]:  # the fewer came before, the less an allocator's leavings count
         bench.group.barrier()
         kept = bench.kept(size)
         passes = bench.steps(WARM_UP_STEPS, size, micro_batches)
         step_s += total_s(passes[-1])
-        taken.append(Taken(size, [], kept, bench.chip.peak_bytes() - bench.held_bytes))
+        is_largest = all(size > each.size for each in taken)
+        peak_bytes = bench.chip.peak_bytes() - bench.held_bytes if is_largest else None
+        taken.append(Taken(size, [], kept, peak_bytes))
         yield 0.2 * len(taken) / len(plan.sizes)
     rounds = max(2, min(MOST_ROUNDS, int(plan.budget_s / (ROUND_STEPS * step_s))))
     (rounds,) = bench.group.share([rounds])

@@ -45,7 +45,6 @@ def _once(exchange: Exchange, replica: Replica, versions: list[np.ndarray], seq:
     replica.encode("probe", 0, seq)
     replica.install(versions, full=False)
     replica.offer(None)
-    offered_s = time.perf_counter()
     replica.taken()
     told_s = time.perf_counter()
     exchange.take_up()

@@ -145,6 +145,8 @@ class Results:
         per_param = 4 * (2 + STATES[self._run.train.optimizer] + (self._group.world_size > 1))
         found: list[Workspace] = []
         for each in taken:
+            if each.peak_bytes is None:
+                continue
             beside = each.peak_bytes - per_param * self._num_params - sum(each.kept.values())
             (num_bytes,) = self._mean([float(beside)])
             tokens = each.size * self._run.data.seq_len

@@ -5,6 +5,7 @@ then those of training. A mark at each border cuts a step into pieces that leave
 """
 
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 import torch
@@ -44,8 +45,7 @@ class Stamps:
         """(piece, seconds) since the last call, in order; the last mark begins the next ones."""
         self._chip.synchronize()
         made, self.made = self.made, self.made[-1:]
-        pairs = zip(made, made[1:], strict=False)
-        return [(piece, self._chip.seconds(start, end)) for (piece, start), (_, end) in pairs]
+        return [(piece, self._chip.seconds(start, end)) for (piece, start), (_, end) in pairwise(made)]
 
     def attach(self, model: Transformer) -> None:
         """Hooks at the borders of the blocks; they cost some microseconds each."""

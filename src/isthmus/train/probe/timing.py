@@ -3,6 +3,7 @@
 import math
 import time
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 from statistics import median
 
 from isthmus.chips import Chip
@@ -34,7 +35,7 @@ def time_work(chip: Chip, work: Callable[[], object], budget_s: float) -> tuple[
 
 
 def time_calls(chip: Chip, work: Callable[[], object], calls: int, samples: int) -> list[float]:
-    """Seconds of one call in each of `samples` rows of `calls` calls; the first call of all is not counted."""
+    """Seconds of one call in each of `samples` rows of `calls` calls; one call before is not counted."""
     work()
     marks = [chip.mark()]
     for _ in range(samples):
@@ -42,8 +43,7 @@ def time_calls(chip: Chip, work: Callable[[], object], calls: int, samples: int)
             work()
         marks.append(chip.mark())
     chip.synchronize()
-    pairs = zip(marks, marks[1:], strict=False)
-    return [chip.seconds(start, end) / calls for start, end in pairs]
+    return [chip.seconds(start, end) / calls for start, end in pairwise(marks)]
 
 
 def elapsed_s(work: Callable[[], object]) -> float:
