@@ -82,7 +82,7 @@ def _probe(options: argparse.Namespace) -> Profile | None:
         return None
     return Profile(
         chip=options.chip,
-        device=f"{facts.model}, {facts.count} {facts.family}",
+        device=facts.model,
         threads=torch.get_num_threads() if device == "cpu" else 0,
         ranks=place.world_size,
         memory_bytes=facts.memory_bytes,
