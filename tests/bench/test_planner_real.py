@@ -6,6 +6,7 @@ import pytest
 
 from isthmus.planner.make import make_plan
 from isthmus.planner.measured import StepEstimate
+from isthmus_bench import planner
 from isthmus_bench.planner import real, trained
 from isthmus_bench.planner.crowd import Crowd
 from isthmus_bench.planner.trained import Trained
@@ -56,3 +57,21 @@ def test_the_crowd_is_a_share():
     with Crowd() as crowd:
         sum(range(10**6))
     assert 0 <= crowd.share <= 1.5
+
+
+def test_the_largest_error_is_the_result(monkeypatch: pytest.MonkeyPatch):
+    step = StepEstimate(step_s=0.1, low_s=0.1, high_s=0.1, parts={"head": 0.1})
+
+    def take(case: real.Case) -> real.Outcome:
+        seen_s = 0.08 if case.name == "moe" else 0.1
+        return real.Outcome(case, step, [Trained([seen_s], 0.0), Trained([0.1], 0.0)], [(104, 100)], 0.0)
+
+    monkeypatch.setattr(real, "_take", take)
+    monkeypatch.setattr(real.two_sites, "run", lambda base, quick: [])
+    whole, memory, *each = planner.run(quick=True)
+    assert (whole.id, memory.id) == ("planner.real", "planner.memory_real")
+    assert whole.value == pytest.approx(0.25)
+    assert "planner.real.moe" in whole.note
+    assert whole.peers == pytest.approx({"two identical runs": 0.25})
+    assert memory.value == pytest.approx(0.04)
+    assert len(each) == 4
