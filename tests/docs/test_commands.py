@@ -54,7 +54,15 @@ def _run(command: str, folder: Path) -> str:
     return done.stdout + done.stderr
 
 
-PAGES = ["docs/tutorial.md", "docs/huggingface.md", "docs/moe.md", "docs/upcycling.md", "docs/simulate.md"]
+PAGES = [
+    "docs/tutorial.md",
+    "docs/huggingface.md",
+    "docs/moe.md",
+    "docs/upcycling.md",
+    "docs/simulate.md",
+    "docs/cost-model.md",
+]
+PAGES = ["docs/tutorial.md", "docs/huggingface.md", "docs/moe.md", "docs/upcycling.md", "docs/probe.md"]
 
 
 @pytest.mark.timeout(300)

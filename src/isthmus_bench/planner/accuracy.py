@@ -54,8 +54,8 @@ def _calibrated(runs: list[Run], crossed: list[Said], folds: list[list[Run]]) ->
     errors = [each.error for each in crossed]
     groups = len({each.run.group for each in crossed})
     note = (
-        f"{len(errors)} rows, {groups} groups of framework and chip, 10-fold: the belief is fitted without the fold; "
-        f"a row of each group is outside of it; median {median(errors):.3f}"
+        f"{len(errors)} rows, {groups} groups of framework and chip, 10-fold: fitted without the "
+        f"fold; a row of each group is outside of it; median {median(errors):.3f}"
     )
     return [
         Result(
@@ -131,8 +131,8 @@ def _short(source: str) -> str:
 
 
 def flops_errors(runs: list[Run], parts: list[list[Run]]) -> list[float]:
-    """The plain model: FLOPs with what is computed again and the bubble, over the peak rate, and one efficiency
-    for each generation of chips (of all chips, where a generation was not seen): the geometric mean."""
+    """The plain model: FLOPs with what is computed again and the bubble over the peak rate, one efficiency for
+    each generation of chips (of all chips, where a generation was not seen): the geometric mean."""
     errors: list[float] = []
     for part in parts:
         train = without(runs, part)
