@@ -11,7 +11,8 @@ from isthmus.planner.cost.convention import MEGATRON, Convention
 from isthmus.planner.cost.factors import COMPONENTS, Factors
 from isthmus.planner.cost.ideal import Setting, element_bytes, ideal_passes
 from isthmus.planner.cost.memory import block_bytes
-from isthmus.planner.cost.network import Network, send_s
+from isthmus.planner.cost.network import Network
+from isthmus.planner.cost.network import send_s as message_s
 from isthmus.planner.cost.shapes import shapes_of
 from isthmus.planner.cost.table import Floats, Table
 from isthmus.planner.layout import Layout
@@ -30,14 +31,28 @@ def tabulate(
     convention: Convention = MEGATRON,
 ) -> Table:
     """Seconds and bytes of every block (0: embedding, 1..L: layers, L + 1: head and loss)."""
+    send = factors.send * factors.total * stage_send_s(model, network, layout)
+    return spread(model, layout, kind_seconds(model, chip, network, layout, factors), send, convention)
+
+
+def kind_seconds(
+    model: ModelSpec, chip: ChipModel, network: Network, layout: Layout, factors: Factors
+) -> Floats:
+    """[kind, pass, component]: of a micro-batch, passes as in `ideal_passes`. What holds of layouts with other
+    stages, replicas and sharding too."""
+    setting = Setting.of(model, chip, network, layout, factors.fused_attention)
+    return ideal_passes(model, network, setting) * component_factors(factors) * factors.total
+
+
+def spread(
+    model: ModelSpec, layout: Layout, seconds_KPC: Floats, send_s: float, convention: Convention = MEGATRON
+) -> Table:
+    """Seconds of the four kinds, and their bytes under the layout, for each block."""
     shapes = shapes_of(model)
     kinds = shapes.kinds
-    setting = Setting.of(model, chip, network, layout, factors.fused_attention)
-    passes = ideal_passes(model, network, setting)
-    scaled = passes * component_factors(factors)
-    seconds = scaled.sum(axis=2) * factors.total
+    seconds = seconds_KPC.sum(axis=2)
     memory = block_bytes(shapes, layout, convention)
-    forward_backward = (scaled[:, 0] + scaled[:, 1]) * factors.total
+    forward_backward = seconds_KPC[:, 0] + seconds_KPC[:, 1]
     return Table(
         forward_s=seconds[kinds, 0],
         backward_s=seconds[kinds, 1],
@@ -49,7 +64,7 @@ def tabulate(
         expert_sync_bytes=memory.expert_params[kinds] * GRAD_BYTES,
         params=(memory.dense_params + memory.expert_params)[kinds],
         fixed_bytes=memory.fixed,
-        send_s=factors.send * factors.total * stage_send_s(model, network, layout),
+        send_s=send_s,
         parts={name: forward_backward[kinds, index] for index, name in enumerate(COMPONENTS)},
     )
 
@@ -65,7 +80,7 @@ def stage_send_s(model: ModelSpec, network: Network, layout: Layout) -> float:
         return 0.0
     rows = layout.micro_batch * layout.seq_len / layout.cp / layout.tp
     line = network.line(2, layout.tp * layout.cp * layout.dp)
-    return send_s(line, rows * model.hidden_size * element_bytes(layout))
+    return message_s(line, rows * model.hidden_size * element_bytes(layout))
 
 
 def block_kinds(model: ModelSpec) -> NDArray[np.intp]:
