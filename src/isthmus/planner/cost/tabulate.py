@@ -38,8 +38,8 @@ def tabulate(
 def kind_seconds(
     model: ModelSpec, chip: ChipModel, network: Network, layout: Layout, factors: Factors
 ) -> Floats:
-    """[kind, pass, component]: of a micro-batch, passes as in `ideal_passes`. What holds of layouts with other
-    stages, replicas and sharding too."""
+    """[kind, pass, component]: of a micro-batch, passes as in `ideal_passes`. The same for layouts with other
+    stages, replicas and sharding."""
     setting = Setting.of(model, chip, network, layout, factors.fused_attention)
     return ideal_passes(model, network, setting) * component_factors(factors) * factors.total
 

@@ -98,15 +98,15 @@ def search_pool(job: Job, pool: Pool, batch: int, keep: int = 1) -> Found:
         if (len(found.best) == keep and bound_s >= found.limit_s) or found.trials >= MAX_TRIALS:
             found.bound_s = bound_s
             break
-        _try(job, pool, layout, found, keep)
+        _try(job, pool, layout, (found, keep, group_name(layout)))
     if found.best:
         found.bound_s = min(found.bound_s, found.best[0].step_s)
     return found
 
 
-def pool_front(job: Job, pool: Pool, nodes: float, found: Found) -> Front:
+def pool_front(job: Job, pool: Pool, nodes: float, found: Found, named: bool) -> Front:
     """All candidates of the pool with as many replicas as its chips give. `nodes`: those of the site, which
-    wait for each other. What is built goes to `found`.
+    wait for each other. What is built goes to `found`, with the pool's name if `named`.
 
     Their lines: a is the least time of the slowest stage (with what ZeRO 3 shows in each micro-batch), c the
     filling of the pipeline, what shows of the exchange and the fixed part of a step.
@@ -114,7 +114,7 @@ def pool_front(job: Job, pool: Pool, nodes: float, found: Found) -> Front:
     usable = usable_families(job, pool)
     shapes = shapes_on(job, pool, usable)
     replicas = np.minimum(shapes.most, -(-job.batch // shapes.micro_batch)) // shapes.unit * shapes.unit
-    shapes, replicas = Shapes(*(column[replicas > 0] for column in shapes)), replicas[replicas > 0]
+    shapes, replicas = shapes.where(replicas > 0), replicas[replicas > 0]
     factors, waiting = job.factors[pool.chip.name], waiting_of(job, pool, nodes)
 
     def layout(row: int, dp: int, count: int) -> Layout:
@@ -130,14 +130,16 @@ def pool_front(job: Job, pool: Pool, nodes: float, found: Found) -> Front:
         return (shown_s, 0.0) if half.sharding == 3 else (0.0, shown_s)
 
     def build(row: int, count: int) -> tuple[Template, float] | None:
-        template = _try(job, pool, layout(row, int(replicas[row]), count), found, 1)
+        chosen = layout(row, int(replicas[row]), count)
+        name = group_name(chosen) + (f" ({pool.name})" if named else "")
+        template = _try(job, pool, chosen, (found, 1, name))
         return template and (template, waiting * template.time.working_s)
 
     return Front(
         Lines(
             each_s=waiting * shapes.slowest_s,
             rest_s=waiting * (shapes.idle_s + factors.overhead * factors.total * STEP_S),
-            whole=1.0 * replicas * shapes.micro_batch,
+            whole=np.asarray(replicas * shapes.micro_batch, np.float64),
             cut=pool.num_chips / (shapes.width * shapes.stages) * shapes.micro_batch,
             turn=np.where(shapes.virtual > 1, shapes.stages, 1),
         ),
@@ -173,13 +175,15 @@ def _by_bound(job: Job, pool: Pool, batch: int) -> Iterator[tuple[float, Layout]
         yield bound_s, layout
 
 
-def _try(job: Job, pool: Pool, layout: Layout, found: Found, keep: int) -> Template | None:
+def _try(job: Job, pool: Pool, layout: Layout, into: tuple[Found, int, str]) -> Template | None:
+    """`into`: what has been found, how many of them to keep, the group's name."""
+    found, keep, name = into
     segments = (Segment(pool, layout.tp, layout.pp),)
     found.trials += 1
     template = evaluate(job, segments, layout) if may_fit(job, segments[0], layout) else None
     if template is not None:
-        found.take(template, keep, group_name(layout))
-    elif (name := group_name(layout)) not in found.groups:
+        found.take(template, keep, name)
+    elif name not in found.groups:
         found.groups[name] = explain_miss(job, segments, layout)
     return template
 
@@ -212,12 +216,11 @@ def candidates(job: Job, pool: Pool, shapes: Shapes, batch: int) -> Candidates:
     schedules have micro-batches in multiples of the stages (Megatron-LM)."""
     rounds = -(-batch // shapes.micro_batch)
     replicas = np.minimum(shapes.most, rounds) // shapes.unit * shapes.unit
-    shapes = Shapes(*(column[replicas > 0] for column in shapes))
-    rounds, replicas = rounds[replicas > 0], replicas[replicas > 0]
+    kept = replicas > 0
+    shapes, rounds, replicas = shapes.where(kept), rounds[kept], replicas[kept]
     turn = np.where(shapes.virtual > 1, shapes.stages, 1)
-    micro_batches = -(-(-(-rounds // replicas)) // turn) * turn
-    needed = -(-rounds // micro_batches)
-    replicas = -(-needed // shapes.unit) * shapes.unit
+    micro_batches = -(-rounds // (replicas * turn)) * turn
+    replicas = -(-rounds // (micro_batches * shapes.unit)) * shapes.unit
     nodes = np.maximum(1, shapes.stages * replicas * shapes.width / pool.per_node)
     waiting = 1 + job.factors[pool.chip.name].jitter * JITTER * np.log2(nodes)
     bound_s = (micro_batches * shapes.slowest_s + shapes.idle_s) * waiting

@@ -1,11 +1,13 @@
 """The answer to "what is the best plan?": a Plan with expectation and reasons, or why there is none."""
 
+import math
 from collections.abc import Collection, Mapping, Sequence
 
 from msgspec.structs import replace
 
 from isthmus.errors import InfeasibleError
 from isthmus.planner.cost.convention import ISTHMUS
+from isthmus.planner.cost.step import StepTime
 from isthmus.planner.layout import Layout
 from isthmus.planner.make import make_plan
 from isthmus.planner.plan import Considered, Expected, PipelinePlan, Plan, StagePlan
@@ -15,7 +17,7 @@ from isthmus.planner.search.goal import choose
 from isthmus.planner.search.join import join_sites
 from isthmus.planner.search.judge import lost_to, parts_of, simulated_s, spread
 from isthmus.planner.search.remedy import remedies
-from isthmus.planner.search.template import Job, Template, stage_costs
+from isthmus.planner.search.template import Job, Miss, Template, stage_costs
 from isthmus.spec.count import count_params
 from isthmus.spec.fleet import FleetSpec
 from isthmus.spec.run import RunSpec
@@ -142,30 +144,57 @@ def expected_of(job: Job, groups: Sequence[Group]) -> Expected:
 
 
 def considered_of(groups: Sequence[Group]) -> list[Considered]:
-    """The table of reasons: of each group the chosen plan, the next best families, and what did not fit."""
+    """The table of reasons: of each group the chosen templates, the next best families, and what did not fit.
+    All are told for as many sequences as the chosen one of their pools takes."""
     rows: list[Considered] = []
     for group in groups:
-        chosen = group.packing.templates[0]
         place = f"{group.name}: " if len(groups) > 1 else ""
-        ran = [(name, each) for name, each in group.packing.groups.items() if isinstance(each, Template)]
-        ran.sort(key=lambda item: item[1].step_s)
-        missed = [
-            (name, each) for name, each in group.packing.groups.items() if not isinstance(each, Template)
-        ]
         share = max(4, MOST_CONSIDERED // len(groups))
-        for name, template in ran[: share // 2 + 1]:
-            is_chosen = any(_same_family(template, each) for each in group.packing.templates)
+        tried = group.packing.groups
+        ran = [
+            (name, *_beside(each, group.packing.templates))
+            for name, each in tried.items()
+            if isinstance(each, Template)
+        ]
+        ran.sort(key=lambda row: row[1].step_s / row[2].step_s)
+        for name, template, chosen in ran[: share // 2 + 1]:
+            is_chosen = _same_family(template, chosen)
             why = "" if is_chosen else lost_to(template, chosen)
             rows.append(Considered(name=place + name, step_s=template.step_s, chosen=is_chosen, why=why))
+        missed = [(name, each) for name, each in tried.items() if isinstance(each, Miss)]
         rows += [Considered(name=place + name, why=str(miss)) for name, miss in missed[: share // 2 - 1]]
     return rows
 
 
+def _beside(template: Template, chosen: Sequence[Template]) -> tuple[Template, Template]:
+    """The template with as much work, in whole micro-batches, as those of the chosen that its pools would be
+    taken from, and the first of these. Where it has a part of the chosen one's pools: its part by chips."""
+    alike = [each for each in chosen if _same_family(each, template)]
+    replaced = alike or [each for each in chosen if _pools(each) <= _pools(template)]
+    work = sum(_sequences(each) for each in replaced)
+    if not replaced:
+        replaced = [chosen[0]]
+        work = _sequences(chosen[0]) * template.num_chips / chosen[0].num_chips
+    layout = template.layout
+    scale = math.ceil(work / (layout.dp * layout.micro_batch)) / layout.micro_batches
+    return template._replace(time=StepTime(*(scale * each for each in template.time))), replaced[0]
+
+
+def _sequences(template: Template) -> int:
+    """Of a step."""
+    return template.layout.dp * template.layout.replica_batch
+
+
+def _pools(template: Template) -> set[tuple[str, str]]:
+    return {(each.pool.site, each.pool.name) for each in template.segments}
+
+
 def _same_family(left: Template, right: Template) -> bool:
-    same = [(each.pool.key, each.tp, each.stages) for each in left.segments]
-    return same == [(each.pool.key, each.tp, each.stages) for each in right.segments] and (
-        left.layout.ep == right.layout.ep
-    )
+    def cut(template: Template) -> tuple[object, ...]:
+        stages = [(each.pool.name, each.tp, each.stages) for each in template.segments]
+        return stages, template.layout.cp, template.layout.ep, template.layout.sharding
+
+    return cut(left) == cut(right)
 
 
 def _why_groups(found: Survey, groups: Sequence[Group]) -> list[str]:

@@ -14,8 +14,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from isthmus.planner.layout import Layout
 from isthmus.planner.cost.ideal import STEP_S
+from isthmus.planner.layout import Layout
 from isthmus.planner.search.alike import Found, group_name, waiting_of
 from isthmus.planner.search.front import Front, Lines
 from isthmus.planner.search.pools import Pool
@@ -175,8 +175,8 @@ def _shapes(job: Job, pools: Sequence[Pool], batch: int, chosen: tuple[Family, .
 
 
 def _whole_layers_s(layer_P: Floats, stages_PR: Ints, num_layers: int) -> Floats:
-    """Least time t in which the stages hold all layers, each of them whole ones: sum_p S_p floor(t / l_p) >= L
-    for the shortest layer's l_p. It is a multiple of one of these. [R]"""
+    """Least time t in which the stages hold all layers, each of them whole ones: sum_p S_p floor(t / l_p)
+    >= L for the shortest layer's l_p. It is a multiple of one of these. [R]"""
     times_K = np.unique(np.outer(np.arange(1, num_layers + 1), layer_P))
     held_KR = np.floor(times_K[:, None] / layer_P * (1 + 1e-12)) @ stages_PR
     return times_K[np.argmax(held_KR >= num_layers, axis=0)] * (1 - 1e-12)
@@ -191,8 +191,8 @@ def _choices(job: Job, shapes: _Shapes) -> Iterator[_Choice]:
 
 
 def chain_front(job: Job, pools: Sequence[Pool], nodes: float, found: Found) -> Front:
-    """All chains over pools of one site. `nodes`: those of the site, which wait for each other. What is built,
-    in the best order of the pools, goes to `found`.
+    """All chains over pools of one site. `nodes`: those of the site, which wait for each other. What is
+    built, in each order of the pools, goes to `found`.
 
     Their lines: a is the least time of the slowest stage, c what is left of the least time through all blocks
     and the fixed part of a step.
@@ -218,9 +218,7 @@ def chain_front(job: Job, pools: Sequence[Pool], nodes: float, found: Found) -> 
         Lines(
             each_s=waiting * slowest,
             rest_s=waiting * (idle + factors.overhead * factors.total * STEP_S),
-            whole=np.concatenate(
-                [np.zeros(0), *(each.chosen[0].micro_batch * each.replicas_R for each in every)]
-            ),
+            whole=np.concatenate([np.zeros(0), *(_whole(each) for each in every)]),
             cut=np.concatenate([np.zeros(0), *(_cut(pools, each) for each in every)]),
             turn=np.ones(len(place), np.int64),
         ),
@@ -228,6 +226,11 @@ def chain_front(job: Job, pools: Sequence[Pool], nodes: float, found: Found) -> 
         build=build,
         least_in_flight=lambda row: int(every[place[row][0]].stages_PR[:, place[row][1]].sum()),
     )
+
+
+def _whole(shapes: _Shapes) -> Floats:
+    """Sequences in a micro-batch of all replicas."""
+    return np.asarray(shapes.chosen[0].micro_batch * shapes.replicas_R, np.float64)
 
 
 def _cut(pools: Sequence[Pool], shapes: _Shapes) -> Floats:

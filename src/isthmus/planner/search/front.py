@@ -4,10 +4,10 @@ A template with m micro-batches takes T(m), which rises with m by at least its s
 T(m) >= a m + c from the start, and once the split for m0 micro-batches is known, T(m) >= T(m0) + a (m - m0)
 for m >= m0: lines, from which the most micro-batches that may end within T follow for all candidates at once.
 
-**Least time.** Parts take the batch within T only if the sum over the parts of the most that any candidate may
-take reaches it. Whether they really do is found by solving the splits of those candidates, the best first,
-until templates that are built reach the batch, or the lines no longer do. Bisection over T: every upper end is
-the time of templates that exist, every lower end one that no candidates keep.
+**Least time.** Parts take the batch within T only if the sum over the parts of the most that any candidate
+may take reaches it. Whether they really do is found by solving the splits of those candidates, the best
+first, until templates that are built reach the batch, or the lines no longer do. Bisection over T: every
+upper end is the time of templates that exist, every lower end one that no candidates keep.
 
 The same with chips that need not come out whole (`whole=False`) bounds every mixture of templates inside a
 part: N chips take no more than N times the most that any template takes for each of its chips.
@@ -66,7 +66,7 @@ class Front:
         size = len(self.lines.each_s)
         self.each_s, self.rest_s = self.lines.each_s.copy(), self.lines.rest_s.copy()
         self.tight = np.zeros(size, bool)
-        # The last splits that were solved and did end in time, and did not: micro-batches, and c from there on.
+        # Of the last splits solved, that ended in time and that did not: micro-batches, c from there on.
         self.low, self.low_s = np.zeros(size), self.rest_s.copy()
         self.high, self.high_s = np.full(size, np.inf), np.full(size, np.inf)
 
@@ -81,7 +81,7 @@ class Front:
         last = np.floor((limit_s - np.where(crossed, low_s, high_s)) / each_s)
         most = np.where(last >= two, last, np.where(middle >= one, np.minimum(middle, two - 1), first))
         most = np.maximum(most, 0)
-        return most - most % self.lines.turn[rows]
+        return most - np.mod(most, self.lines.turn[rows].astype(np.float64))
 
     def sequences(self, rows: Ints, limit_s: float, whole: bool) -> Floats:
         gain = self.lines.whole if whole else self.lines.cut

@@ -58,15 +58,19 @@ class _Site:
     """Searches of one site's parts, so that none is made twice."""
 
     job: Job
-    nodes: int
+    pools: Sequence[Pool]
     fronts: dict[Hashable, Front] = field(default_factory=dict)
     found: Found = field(default_factory=Found)
+
+    @property
+    def nodes(self) -> int:
+        return sum(pool.nodes for pool in self.pools)
 
     def front(self, part: tuple[Pool, ...]) -> Front:
         key = tuple(pool.key for pool in part)
         if key not in self.fronts:
             self.fronts[key] = (
-                pool_front(self.job, part[0], self.nodes, self.found)
+                pool_front(self.job, part[0], self.nodes, self.found, len(self.pools) > 1)
                 if len(part) == 1
                 else chain_front(self.job, part, self.nodes, self.found)
             )
@@ -78,14 +82,14 @@ class _Site:
 
 def pack_site(job: Job, pools: Sequence[Pool]) -> Packing | dict[str, Miss]:
     """The fastest packing of one site's pools, or why nothing fits."""
-    site = _Site(job, sum(pool.nodes for pool in pools))
+    site = _Site(job, pools)
     best: Packing | None = None
     for parts in _partitions(pools):
         best = _faster(best, _pack(site, parts, best.step_s if best else math.inf))
     if best is None:
         return {name: group for name, group in site.found.groups.items() if isinstance(group, Miss)}
     best = _with_rests(site, best)
-    return Packing(best.templates, best.step_s, _bound(site, pools, best), site.found.groups, best.parts)
+    return Packing(best.templates, best.step_s, _bound(site, best), site.found.groups, best.parts)
 
 
 def _faster(best: Packing | None, other: Packing | None) -> Packing | None:
@@ -138,14 +142,14 @@ def _pieces(part: tuple[Pool, ...], template: Template) -> list[tuple[Pool, ...]
     return [(pool.take(used),), (pool.take(pool.nodes - used),)]
 
 
-def _bound(site: _Site, pools: Sequence[Pool], best: Packing) -> float:
+def _bound(site: _Site, best: Packing) -> float:
     """Seconds that no packing stays below, however many templates share each part and however they do: over
     all partitions, the least time in which chips take the batch if none of them need be left over (`front`).
 
     The lines are of steps in which all the site's nodes wait for each other. A packing that leaves some idle
     waits for fewer, but for no fewer than can take the batch within the best packing's time at all.
     """
-    least_s = best.step_s
+    least_s, pools = best.step_s, site.pools
     for parts in _partitions(pools):
         fronts = site.fronts_of(parts)
         found = least_time(fronts, site.job.batch, whole=False, limit_s=best.step_s)

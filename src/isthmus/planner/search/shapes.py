@@ -34,10 +34,13 @@ class Shapes(NamedTuple):
     """Chips of a stage of a replica."""
     micro_batch: Ints
     slowest_s: Floats
-    """Least seconds of a micro-batch on the slowest of S stages: of W seconds through all blocks, w through the
-    longest and l through the shortest of L layers, max(W / S, w, v ceil(L / (v S)) l)."""
+    """Least seconds of a micro-batch on the slowest of S stages: of W seconds through all blocks, w through
+    the longest and l through the shortest of L layers, max(W / S, w, v ceil(L / (v S)) l)."""
     idle_s: Floats
     """Least seconds in which the pipeline fills and empties: (W - slowest) / v, scaled."""
+
+    def where(self, mask: NDArray[np.bool_]) -> "Shapes":
+        return Shapes._make(column[mask] for column in self)
 
 
 def shapes_on(job: Job, pool: Pool, families: Sequence[Family]) -> Shapes:
@@ -78,8 +81,8 @@ def weights(job: Job, pool: Pool, family: Family) -> tuple[float, float, float]:
 
 
 def least_exchange_s(job: Job, pool: Pool, layout: Layout, window_s: float) -> float:
-    """What shows at least of the exchange between replicas, beside `window_s` of compute: that of a stage which
-    has its even part of all parameters."""
+    """What shows at least of the exchange between replicas, beside `window_s` of compute: that of a stage
+    with its even part of all parameters."""
     factors = job.factors[pool.chip.name]
     exchange = scaled(exchange_of(pool.chip, pool.network, layout), factors)
     dense, experts = job.sync_bytes(layout)
