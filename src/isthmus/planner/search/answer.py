@@ -156,7 +156,7 @@ def considered_of(groups: Sequence[Group]) -> list[Considered]:
             for name, each in tried.items()
             if isinstance(each, Template)
         ]
-        ran.sort(key=lambda row: row[1].step_s / row[2].step_s)
+        ran.sort(key=lambda row: (not _same_family(row[1], row[2]), row[1].step_s / row[2].step_s))
         for name, template, chosen in ran[: share // 2 + 1]:
             is_chosen = _same_family(template, chosen)
             why = "" if is_chosen else lost_to(template, chosen)
