@@ -115,11 +115,12 @@ def _pack(site: _Site, parts: Sequence[tuple[Pool, ...]], limit_s: float) -> Pac
 
 
 def _pack_alike(site: _Site, pool: Pool, limit_s: float) -> Packing | None:
-    found = search_pool(site.job, pool, site.job.batch)
-    site.found.groups.update(found.groups)
-    if not found.best or found.best[0].step_s >= limit_s:
+    found = search_pool(site.job, pool, site.job.batch, limit_s)
+    if len(site.pools) == 1:
+        site.found.groups.update(found.groups)
+    if found.best is None or found.best.step_s >= limit_s:
         return None
-    return Packing((found.best[0],), found.best[0].step_s, found.bound_s, {}, ((pool,),))
+    return Packing((found.best,), found.best.step_s, found.bound_s, {}, ((pool,),))
 
 
 def _with_rests(site: _Site, packing: Packing) -> Packing:
@@ -210,9 +211,9 @@ def _whole_model(job: Job, pool: Pool, family: Family, micro_batches: int) -> Te
 def pack_sites(job: Job, pools: Sequence[Pool], lines: Sequence[Line | None]) -> Packing | dict[str, Miss]:
     """One kind of pipeline over the pools of several sites, in this order."""
     found = search_chain(job, pools, job.batch, lines)
-    if not found.best:
+    if found.best is None:
         return {name: group for name, group in found.groups.items() if isinstance(group, Miss)}
-    return Packing((found.best[0],), found.best[0].step_s, found.bound_s, found.groups)
+    return Packing((found.best,), found.best.step_s, found.bound_s, found.groups)
 
 
 def _trimmed(job: Job, templates: Sequence[Template]) -> list[Template]:
