@@ -85,7 +85,7 @@ def run(quick: bool) -> list[Result]:
     note = (
         f"ms a step by Metis's HeteroCostEstimator; ours: {' then '.join(ours.types)}, {mine}, "
         f"{ours.batches} micro-batches; its best of {judged.plans}: {' then '.join(judged.plan.types)}, "
-        f"{theirs}, {judged.plan.batches}; {judged.faulty} of its plans count fewer stages than they have, and "
+        f"{theirs}, {judged.plan.batches}; {judged.faulty} of its plans count too few stages and "
         "are scored with all; T4 profiles are made: A100's, four times as slow"
     )
     speed = (
@@ -201,10 +201,12 @@ def _pipe(
 ) -> Pipe | None:
     """None if the degrees do not divide the chips or the batch, or a stage has no profile."""
     groups = [CHIPS[kind] // count for kind, count in zip(kinds, stages, strict=True)]
-    rounds = [batches * group // degree for group, degree in zip(groups, tp, strict=True)]
+    rounds = [batches * (group // degree) for group, degree in zip(groups, tp, strict=True)]
     sizes = [int(GPT["gbs"]) // each if each else 0 for each in rounds]
     keys = list(zip(kinds, tp, sizes, strict=True))
-    divide = all(size * each == GPT["gbs"] for size, each in zip(sizes, rounds, strict=True))
+    divide = all(group % degree == 0 for group, degree in zip(groups, tp, strict=True)) and all(
+        size * each == GPT["gbs"] for size, each in zip(sizes, rounds, strict=True)
+    )
     if not divide or sum(stages) > int(GPT["num_layers"]) - 2 or not all(key in profiles for key in keys):
         return None
     return Pipe(

@@ -14,49 +14,10 @@ from typing import NamedTuple
 import msgspec
 
 from isthmus.errors import CheckFailedError
-from isthmus.spec.fleet import FleetSpec, LinkSpec, NodeSpec, SiteSpec
-from isthmus.spec.presets import presets
-from isthmus.spec.run import DataSpec, RunSpec, TrainSpec
-from isthmus.units import Bandwidth, Count, Seconds
 from isthmus_bench.document import Result
-from isthmus_bench.planner.scale_process import Planned
+from isthmus_bench.plan_process import LARGE, LARGE_BATCHES, Planned
 
-SEQ_LEN = 8192
 TIMEOUT_S = 300
-
-
-class Case(NamedTuple):
-    fleet: FleetSpec
-    run: RunSpec
-
-
-def site(**nodes: int) -> SiteSpec:
-    """`nodes`: chip -> how many machines of eight."""
-    return SiteSpec(
-        nodes=[NodeSpec(count=count, chips={chip: 8}) for chip, count in nodes.items()],
-        link=LinkSpec(bandwidth=Bandwidth(100e9), delay=Seconds(0.03)),
-    )
-
-
-def job(model: str, batch: int) -> RunSpec:
-    return RunSpec(
-        model=presets[model],
-        data=DataSpec(seq_len=SEQ_LEN),
-        train=TrainSpec(batch_size=batch, tokens=Count(10**12)),
-    )
-
-
-LARGE = FleetSpec(
-    sites={"a": site(a800=500, h800=250), "b": site(ascend910b=1000), "c": site(h20=500)},
-)
-"""18,000 chips of four types at three sites."""
-MEDIUM = FleetSpec(sites={"a": site(a800=32, h800=32)})
-"""512 chips of two types."""
-LARGE_BATCHES = (8192, 12_288, 16_384)
-CASES = {f"large-{batch}": Case(LARGE, job("skywork-moe-146b", batch)) for batch in LARGE_BATCHES} | {
-    "medium-moe": Case(MEDIUM, job("skywork-moe-146b", 1024)),
-    "medium-dense": Case(MEDIUM, job("llama-3-70b", 1024)),
-}
 RIVALS = {"Sailor, 512 GPUs of 2 types (as published)": 17.4, "FlashFlex": 223.0, "AMP": 86.0}
 
 
@@ -124,11 +85,11 @@ def plan(name: str, cache: str) -> Timed:
     """In a process with its numba cache there. CheckFailedError with what it said where it fails."""
     start_s = time.perf_counter()
     ran = subprocess.run(
-        [sys.executable, "-m", "isthmus_bench.planner.scale_process", name],
+        [sys.executable, "-m", "isthmus_bench.plan_process", name],
         capture_output=True,
         timeout=TIMEOUT_S,
         check=False,
-        env={**os.environ, "NUMBA_CACHE_DIR": cache},
+        env={**os.environ, "NUMBA_CACHE_DIR": cache, "OPENBLAS_NUM_THREADS": "1"},
     )
     if ran.returncode:
         raise CheckFailedError("a search failed", hint=ran.stderr.decode().strip().splitlines()[-1])

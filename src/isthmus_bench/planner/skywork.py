@@ -12,10 +12,14 @@ from typing import NamedTuple
 import numpy as np
 from msgspec.structs import replace
 
-from isthmus.errors import CheckFailedError, NotFoundError
-from isthmus.planner.belief.posterior import condition
+from isthmus.errors import CheckFailedError
+from isthmus.planner.belief.file import shipped
+from isthmus.planner.belief.posterior import Posterior, condition
 from isthmus.planner.cost.factors import Factors
 from isthmus.planner.layout import Layout, Recompute
+from isthmus.planner.published.case import Case, case_of
+from isthmus.planner.published.query import groups_of, query_of
+from isthmus.planner.published.rows import Row
 from isthmus.planner.search.pools import Pool, pools_of
 from isthmus.planner.search.space import Family
 from isthmus.planner.search.template import Job, Segment, Template, evaluate, layout_of, problem_of
@@ -24,7 +28,6 @@ from isthmus.spec.fleet import FleetSpec, NodeSpec, SiteSpec
 from isthmus.spec.presets import presets
 from isthmus.spec.run import DataSpec, RunSpec, TrainSpec
 from isthmus_bench.document import Result
-from isthmus_bench.planner.folds import Run, predicted, read_published, runs_of, without
 
 CHIPS, PER_NODE = 1536, 8
 SEQ_LEN = 8192
@@ -32,6 +35,22 @@ PUBLISHED = (4, 12, 4)
 """Tensor, pipeline, expert degree."""
 RATE = 690.0
 """Tokens/s of a chip."""
+ROW = Row(
+    id="skywork-moe",
+    line=0,
+    source="Skywork-MoE report App. B",
+    model="Skywork-MoE-146B-A22B",
+    chip="A800-80G",
+    n_chips=CHIPS,
+    chips_per_node=PER_NODE,
+    tp=PUBLISHED[0],
+    pp=PUBLISHED[1],
+    ep=PUBLISHED[2],
+    dp=32,
+    precision="bf16",
+    tokens_per_s_per_chip=RATE,
+    notes="ZeRO-1; 800Gb/s RoCE",
+)
 BATCHES = (1024, 1536, 2048)
 """Sequences of a step: 8 to 17 million tokens."""
 LAYERS, UNIFORM, PAPERS = 24, [6, 6, 6, 6], [5, 5, 5, 5, 4]
@@ -39,18 +58,15 @@ MICRO_BATCHES, DP = 48, 32
 
 
 def run(quick: bool) -> list[Result]:
-    """About ten seconds. NotFoundError without the published row."""
-    runs = runs_of(read_published())
-    mine = [each for each in runs if each.case.framework.name == "skywork"]
-    if not mine:
-        raise NotFoundError("the published rows have none of Skywork-MoE")
-    posterior = condition([each.seen for each in without(runs, mine)])
-    factors = posterior.factors(mine[0].seen.query.groups)
-    return [
-        ranks(factors, BATCHES[:1] if quick else BATCHES),
-        throughput(runs, mine),
-        *splits(factors),
-    ]
+    """About ten seconds."""
+    case = case_of(ROW)
+    if isinstance(case, str):
+        raise CheckFailedError(f"Skywork-MoE's run cannot be modelled: {case}")
+    others = [each for each in shipped().runs if each.query.groups.framework != case.framework.name]
+    posterior = condition(others)
+    factors = posterior.factors(groups_of(case))
+    batches = BATCHES[:1] if quick else BATCHES
+    return [ranks(factors, batches), throughput(posterior, case), *splits(factors)]
 
 
 def ranks(factors: Factors, batches: tuple[int, ...]) -> Result:
@@ -123,14 +139,13 @@ def job_of(batch: int, factors: Factors, pool: Pool) -> Job:
     return Job(run, {pool.chip.name: factors})
 
 
-def throughput(runs: list[Run], mine: list[Run]) -> Result:
+def throughput(posterior: Posterior, case: Case) -> Result:
     """By the belief after all the other sources."""
-    said = predicted(without(runs, mine), mine)[0]
-    rate = said.run.case.tokens_per_chip / said.estimate.step_s
-    low, high = (said.run.case.tokens_per_chip / each for each in (said.estimate.high_s, said.estimate.low_s))
+    said = posterior.predict([query_of(case)])[0]
+    rate, low, high = (case.tokens_per_chip / each for each in (said.step_s, said.high_s, said.low_s))
     note = (
         f"predicted {rate:.0f} tokens/s of a chip, nine of ten such runs between {low:.0f} and {high:.0f}; "
-        f"assumed: {', '.join(said.run.case.assumed)}"
+        f"assumed: {', '.join(case.assumed)}"
     )
     return Result("planner.skywork.throughput", abs(rate / RATE - 1), "ratio", {"published": RATE}, note)
 
