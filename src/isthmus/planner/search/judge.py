@@ -1,6 +1,6 @@
 """What a template's seconds go to, how they are trusted, and what the event simulation says of them."""
 
-import math
+import itertools
 
 import numpy as np
 from msgspec.structs import replace
@@ -8,15 +8,19 @@ from msgspec.structs import replace
 from isthmus.planner.belief.file import shipped_posterior
 from isthmus.planner.belief.query import Groups
 from isthmus.planner.cost.factors import Factors
+from isthmus.planner.cost.shapes import shapes_of
+from isthmus.planner.cost.stage_memory import pipeline_memory
 from isthmus.planner.published.case import Case
 from isthmus.planner.published.frameworks import Framework
 from isthmus.planner.published.query import query_of
 from isthmus.planner.schedule import Pipeline, makespan
 from isthmus.planner.search.pools import Pool
 from isthmus.planner.search.template import Job, Segment, Template, stage_costs
+from isthmus.units import Seconds
 
 SYSTEM = Framework(name="megatron-lm", family="megatron")
 """Whose runs a plan is expected to resemble: the family that most published runs of all chips are of."""
+MEMORY_PARTS = ("weights", "gradients", "optimizer", "activations")
 MEASURED = Factors(
     matmul=1.0, operands=1.0, attention=1.0, elementwise=1.0, cast=1.0, route=1.0, launch=1.0, bubble=1.0
 )
@@ -46,9 +50,7 @@ def parts_of(job: Job, template: Template) -> dict[str, float]:
     blocks = _blocks_of(job, template, slowest)
     count = layout.micro_batches
     parts = {name: count * float(part[blocks].sum()) for name, part in table.parts.items()}
-    again = int(template.split.recompute_S[slowest]) * template.split.virtual
-    layers = [block for block in blocks if 0 < block <= job.run.model.num_layers]
-    parts["recompute"] = count * float(table.recompute_s[layers[:again]].sum())
+    parts["recompute"] = count * again_s(job, template, slowest)
     time = template.time
     parts["send and other"] = max(0.0, time.compute_s - sum(parts.values()))
     parts |= {
@@ -59,6 +61,31 @@ def parts_of(job: Job, template: Template) -> dict[str, float]:
         "waiting": time.waiting_s,
     }
     return {name: seconds for name, seconds in parts.items() if seconds > 0}
+
+
+def again_s(job: Job, template: Template, stage: int) -> float:
+    """Seconds of a micro-batch in which a stage computes whole layers again."""
+    segment = template.stage_segments()[stage]
+    table = job.table(segment.pool, replace(template.layout, tp=segment.tp))
+    again = int(template.split.recompute_S[stage]) * template.split.virtual
+    layers = [each for each in _blocks_of(job, template, stage) if 0 < each <= job.run.model.num_layers]
+    return float(table.recompute_s[layers[:again]].sum())
+
+
+def memory_of(job: Job, template: Template) -> list[dict[str, int]]:
+    """Bytes at the peak by what they hold, of every stage; they add up to what the split counted."""
+    split, shapes = template.split, shapes_of(job.run.model)
+    layers = (np.diff(split.ends_S, prepend=0) * split.virtual).tolist()
+    ends = [0, *np.cumsum(layers).tolist()]
+    again = (split.recompute_S * split.virtual).tolist()
+    held: list[dict[str, int]] = []
+    for stage, segment in enumerate(template.stage_segments()):
+        layout = replace(template.layout, tp=segment.tp)
+        of_all = pipeline_memory(shapes, layout, list(itertools.pairwise(ends)), job.convention, again)
+        parts = {name: int(getattr(of_all[stage], name)) for name in MEMORY_PARTS}
+        rest = int(split.memory_S[stage]) - sum(parts.values())
+        held.append(parts | {"other": rest})
+    return held
 
 
 def _blocks_of(job: Job, template: Template, stage: int) -> list[int]:
@@ -128,8 +155,9 @@ def _as_case(job: Job, template: Template, pools: list[Pool]) -> Case:
     )
 
 
-def lost_to(template: Template, chosen: Template) -> str:
-    """In what a slower template loses most against the chosen one."""
+def lost_to(template: Template, chosen: Template, scale: float = 1.0) -> str:
+    """In what a slower template loses most against the chosen one. `scale`: by which its seconds are
+    multiplied, so that both are for equally many sequences."""
     names = {
         "compute_s": "compute",
         "bubble_s": "idle pipeline",
@@ -138,11 +166,13 @@ def lost_to(template: Template, chosen: Template) -> str:
         "waiting_s": "waiting for the slowest",
     }
     worse = {
-        name: getattr(template.time, field) - getattr(chosen.time, field) for field, name in names.items()
+        name: scale * getattr(template.time, field) - getattr(chosen.time, field)
+        for field, name in names.items()
     }
     name = max(worse, key=lambda each: worse[each])
-    more = (template.step_s / chosen.step_s - 1) if math.isfinite(template.step_s) else math.inf
-    return f"{more:+.1%}: {name} {worse[name]:+.3g} s"
+    if worse[name] <= 0:
+        return "no faster together with the other chips"
+    return f"{name} +{Seconds(worse[name])}"
 
 
 def segments_text(segments: tuple[Segment, ...]) -> str:

@@ -7,9 +7,12 @@ import msgspec
 from cyclopts import App, Parameter
 
 from isthmus.journal.store import DiskStore
+from isthmus.planner.plan import Plan
 from isthmus.planner.profile import Profile
-from isthmus.spec.load import load_fleet, load_run, split_overrides
-from isthmus.ui import plans, tables
+from isthmus.spec.fleet import FleetSpec
+from isthmus.spec.load import load_fleet, load_run, split_overrides, to_yaml
+from isthmus.spec.run import RunSpec
+from isthmus.ui import plan_view, plans, tables
 
 app = App(name="plan", help="Plan a run on a fleet, and judge plans and measured runs.")
 
@@ -24,6 +27,7 @@ def plan(  # noqa: PLR0913 - each is an option of the command
     run: Path | None = None,
     profile: Profiles | None = None,
     out: Path | None = None,
+    html: Path | None = None,
     runnable: bool = False,
     set_: Overrides | None = None,
     json_: bool = False,
@@ -42,6 +46,8 @@ def plan(  # noqa: PLR0913 - each is an option of the command
         What `isthmus probe` measured on one of the fleet's machines; may be given again.
     out
         Write the plan as JSON, for `isthmus train --plan`, `isthmus plan export` and `isthmus simulate`.
+    html
+        Write the plan as one self-contained page: the plans considered, each pipeline's step and memory.
     runnable
         Only what `isthmus train` runs today.
     set_
@@ -56,10 +62,12 @@ def plan(  # noqa: PLR0913 - each is an option of the command
     found = best_plan(fleet_spec, run_spec, _profiles(profile or []), runnable)
     if out:
         DiskStore().write_atomic(out, msgspec.json.format(msgspec.json.encode(found)))
+    if html:
+        DiskStore().write_atomic(html, _page(found, run_spec, fleet_spec).encode())
     if json_:
         print(msgspec.json.encode(found).decode())
     else:
-        tables.console().print(plans.shown(found))
+        tables.console().print(plan_view.shown(found))
 
 
 @app.command
@@ -109,6 +117,13 @@ def score(rows: Path, *, calibrate: Path | None = None, json_: bool = False) -> 
         print(msgspec.json.encode({"rows": scores}).decode())
     else:
         tables.console().print(plans.scores(scores))
+
+
+def _page(found: Plan, run: RunSpec, fleet: FleetSpec) -> str:
+    from isthmus.ui.report.plan_page import render
+
+    documents = {"run.yaml": to_yaml(run), "fleet.yaml": to_yaml(fleet)}
+    return render(found, documents | {"plan.json": msgspec.json.format(msgspec.json.encode(found)).decode()})
 
 
 def _profiles(paths: list[Path]) -> dict[str, Profile]:
