@@ -27,6 +27,16 @@ def read_profile(path: Path) -> Profile:
     return _read(path, Profile, "isthmus probe --out")
 
 
+def read_text(path: Path) -> str:
+    """Raises NotFoundError, and InputError if it is no text."""
+    try:
+        return path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise NotFoundError("there is no such file", where=str(path), hint="check the path") from None
+    except (UnicodeDecodeError, IsADirectoryError) as error:
+        raise InputError(f"this is no text: {error}", where=str(path), hint="check the path") from None
+
+
 _T = TypeVar("_T")
 
 

@@ -93,7 +93,7 @@ def _part_of(fleet: FleetSpec, sites: Collection[str]) -> FleetSpec:
 
 def pipelines_of(job: Job, group: Group) -> list[PipelinePlan]:
     return [
-        PipelinePlan(layout=_told_layout(template), stages=_stages(job, template))
+        PipelinePlan(layout=_told_layout(template), stages=stages_of(job, template))
         for template in group.packing.templates
     ]
 
@@ -103,7 +103,8 @@ def _told_layout(template: Template) -> Layout:
     return replace(layout, recompute="full") if template.split.recompute_S.any() else layout
 
 
-def _stages(job: Job, template: Template) -> list[StagePlan]:
+def stages_of(job: Job, template: Template) -> list[StagePlan]:
+    """With memory and seconds of each."""
     split, costs = template.split, stage_costs(job, template.segments, template.layout, template.split)
     held = memory_of(job, template)
     return [

@@ -1,6 +1,7 @@
 """What a template's seconds go to, how they are trusted, and what the event simulation says of them."""
 
 import itertools
+from collections.abc import Sequence
 
 import numpy as np
 from msgspec.structs import replace
@@ -10,6 +11,7 @@ from isthmus.planner.belief.query import Groups
 from isthmus.planner.cost.factors import Factors
 from isthmus.planner.cost.shapes import shapes_of
 from isthmus.planner.cost.stage_memory import pipeline_memory
+from isthmus.planner.layout import Layout
 from isthmus.planner.published.case import Case
 from isthmus.planner.published.frameworks import Framework
 from isthmus.planner.published.query import query_of
@@ -27,13 +29,13 @@ MEASURED = Factors(
 """Of a chip whose rates were measured: what a probe finds is already reached."""
 
 
-def factors_for(pool: Pool, precision: str) -> Factors:
-    """The shipped belief's, for this chip; ones where its rates were measured."""
+def factors_for(pool: Pool, precision: str, system: Framework = SYSTEM) -> Factors:
+    """The shipped belief's, for this chip and training system; ones where its rates were measured."""
     if pool.chip.origins.get("memory_gb_s") == "measured":
         return MEASURED
     groups = Groups(
-        framework=SYSTEM.name,
-        family=SYSTEM.family,
+        framework=system.name,
+        family=system.family,
         generation=pool.chip.generation,
         chip=pool.chip.name,
         recipe=precision,
@@ -121,31 +123,36 @@ def simulated_s(job: Job, template: Template) -> float:
     return template.step_s - time.compute_s - time.bubble_s + played
 
 
-def spread(job: Job, template: Template) -> tuple[float, float]:
+def spread(job: Job, template: Template, system: Framework = SYSTEM) -> tuple[float, float]:
     """(low, high) relative to the expected step: nine of ten such runs lie between them."""
     pools = [segment.pool for segment in template.stage_segments()]
-    case = _as_case(job, template, pools)
-    estimate = shipped_posterior().predict([query_of(case)])[0]
-    return estimate.low_s / estimate.step_s, estimate.high_s / estimate.step_s
+    layers = (np.diff(template.split.ends_S, prepend=0) * template.split.virtual).tolist()
+    again = float(template.split.recompute_S.sum()) * template.split.virtual / job.run.model.num_layers
+    return interval(job, template.layout, pools, layers, again, system)
 
 
-def _as_case(job: Job, template: Template, pools: list[Pool]) -> Case:
-    layout, model = template.layout, job.run.model
-    layers = np.diff(template.split.ends_S, prepend=0) * template.split.virtual
-    again = float(template.split.recompute_S.sum()) * template.split.virtual / model.num_layers
-    return Case(
+def interval(  # noqa: PLR0913 - what a run is
+    job: Job,
+    layout: Layout,
+    pools: Sequence[Pool],
+    layers: Sequence[int],
+    recomputed: float,
+    system: Framework = SYSTEM,
+) -> tuple[float, float]:
+    """As `spread`. `pools`, `layers`: of each stage; `recomputed`: part of the layers that are."""
+    case = Case(
         id="plan",
         source="plan",
-        model=model,
+        model=job.run.model,
         core=1.0,
         chips=[pool.chip for pool in pools],
         network=pools[0].network,
         layout=layout,
-        stages=layers.tolist(),
-        recomputed=again,
+        stages=list(layers),
+        recomputed=recomputed,
         shard_group=0,
-        nodes=max(1.0, template.num_chips / pools[0].per_node),
-        framework=SYSTEM,
+        nodes=max(1.0, layout.num_chips / pools[0].per_node),
+        framework=system,
         recipe=layout.precision,
         eager=False,
         async_tensor=False,
@@ -153,6 +160,8 @@ def _as_case(job: Job, template: Template, pools: list[Pool]) -> Case:
         step_s=0.0,
         assumed=[],
     )
+    estimate = shipped_posterior().predict([query_of(case)])[0]
+    return estimate.low_s / estimate.step_s, estimate.high_s / estimate.step_s
 
 
 def lost_to(template: Template, chosen: Template, scale: float = 1.0) -> str:

@@ -93,6 +93,67 @@ def export(
 
 
 @app.command
+def config(  # noqa: PLR0913 - each is an option of the command
+    file: Path,
+    *,
+    chip: str,
+    chips: int = 0,
+    format: Literal["megatron", "torchtitan"] | None = None,
+    fleet: Path | None = None,
+    json_: bool = False,
+) -> None:
+    """Judge a configuration of another trainer, and find the best plan for the same model and chips.
+
+    Parameters
+    ----------
+    file
+        A Megatron-LM script, argument list or YAML, or a torchtitan TOML.
+    chip
+        What it runs on, such as h100; `isthmus plan chips` lists them.
+    chips
+        How many; by default what the file says.
+    format
+        What the file is; by default what it looks like.
+    fleet
+        A fleet.yaml that defines the chip.
+    json_
+        Print both as one JSON object.
+    """
+    from isthmus.planner.chips.find import find_chip
+    from isthmus.planner.formats import read_config
+    from isthmus.planner.search.foreign import compare
+    from isthmus.ui import config_view
+
+    model = find_chip(chip, load_fleet(fleet) if fleet else None)
+    found = compare(read_config(plans.read_text(file), chips, format or ""), model)
+    if json_:
+        print(msgspec.json.encode(found).decode())
+    else:
+        tables.console().print(config_view.shown(found))
+
+
+@app.command
+def chips(*, json_: bool = False) -> None:
+    """List the chips that the planner knows; ~ marks what is only believed.
+
+    TFLOP/s of dense matrix products; bytes per second of one chip, in one direction.
+
+    Parameters
+    ----------
+    json_
+        Print one JSON array, with the source of each value.
+    """
+    from isthmus.planner.chips.reference import describe
+    from isthmus.ui import config_view
+
+    found = describe()
+    if json_:
+        print(msgspec.json.encode(found).decode())
+    else:
+        tables.console().print(config_view.chips(found))
+
+
+@app.command
 def score(rows: Path, *, calibrate: Path | None = None, json_: bool = False) -> None:
     """Predict step time, throughput and memory of each training run in a CSV.
 
