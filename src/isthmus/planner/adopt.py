@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from msgspec.structs import replace
 
 from isthmus.errors import InputError
-from isthmus.planner.make import budget_samples, make_plan, one_codec, refuse_impossible
+from isthmus.planner.make import budget_samples, make_plan, refuse_impossible
 from isthmus.planner.plan import Plan, SitePlan
 from isthmus.planner.runnable import check_runnable
 from isthmus.spec.count import count_active_params, count_params
@@ -54,10 +54,14 @@ def _differences(plan: Plan, run: RunSpec) -> Iterator[tuple[str, object, object
         ("outer.quorum", plan.quorum, quorum),
         ("outer.inner_steps", plan.inner_steps, outer.inner_steps or plan.inner_steps),
         ("outer.fragments", plan.fragments, outer.fragments or plan.fragments),
-        ("outer.codec", plan.codec, one_codec(outer.codec, plan.codec)),
-        ("outer.down_codec", plan.down_codec, one_codec(outer.down_codec, plan.down_codec)),
+        ("outer.codec", plan.codec, _or(outer.codec, plan.codec)),
+        ("outer.down_codec", plan.down_codec, _or(outer.down_codec, plan.down_codec)),
     ]
     yield from (row for row in rows if row[1] != row[2])
+
+
+def _or(wanted: str, planned: str) -> str:
+    return planned if wanted == "auto" else wanted
 
 
 def _seq_len(plan: Plan, run: RunSpec) -> int:
@@ -71,8 +75,8 @@ def _on_fleet(site: SitePlan, fleet: FleetSpec, batch_size: int) -> SitePlan:
         raise InputError(f"the plan has a site '{site.name}', the fleet has not", where="plan", hint=hint)
     if site.rank_batch * site.num_ranks != batch_size or site.rank_batch % site.micro_batch:
         raise InputError(
-            f"{site.num_ranks} ranks of {site.rank_batch} sequences, {site.micro_batch} at once, are no batch "
-            f"of {batch_size}",
+            f"{site.num_ranks} ranks of {site.rank_batch} sequences, {site.micro_batch} at once, "
+            f"are no batch of {batch_size}",
             where=f"site {site.name}",
             hint=AGAIN,
         )

@@ -1,7 +1,7 @@
 """(fleet, run) -> Plan. Pure: the same files and measurements give the same plan."""
 
 from collections.abc import Mapping
-from typing import Any, TypeVar
+from typing import Any
 
 from msgspec.structs import replace
 
@@ -23,7 +23,6 @@ MIN_FRAGMENT_PARAMS = 2**20
 gains."""
 
 
-_Name = TypeVar("_Name", bound=str)
 Pipelines = Mapping[str, list[PipelinePlan]]
 """How the model lies on each site's chips; a site that is not named has all of it on each rank."""
 
@@ -96,7 +95,7 @@ def as_planned(run: RunSpec, plan: Plan) -> RunSpec:
     return replace(run, outer=replace(run.outer, **chosen))
 
 
-def one_codec(wanted: CodecOrAuto, otherwise: _Name) -> Codec | _Name:
+def one_codec(wanted: CodecOrAuto, otherwise: Codec) -> Codec:
     return otherwise if wanted == "auto" else wanted
 
 

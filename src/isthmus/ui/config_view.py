@@ -77,7 +77,9 @@ def _memory(both: Sequence[Judged]) -> Table:
                 str(stage.held_layers),
                 str(stage.recompute_layers or text.NONE),
                 *(text.size(size) for size in stage.memory.values()),
-                Text(text.size(stage.memory_bytes), "" if stage.memory_bytes <= stage.memory_limit else "red"),
+                Text(
+                    text.size(stage.memory_bytes), "" if stage.memory_bytes <= stage.memory_limit else "red"
+                ),
                 text.size(stage.memory_limit),
             )
             name, start = "", index + 1
@@ -99,7 +101,8 @@ def chips(rows: Sequence[dict[str, object]]) -> Table:
     """The catalogue; '~' before what is only believed."""
     fields = {
         "fp32": "fp32_tflops", "16-bit": "bf16_tflops", "fp8": "fp8_tflops", "GiB": "memory_gib",
-        "memory GB/s": "memory_gb_s", "link GB/s": "link_gb_s", "nic GB/s": "nic_gb_s", "per node": "per_node",
+        "memory GB/s": "memory_gb_s", "link GB/s": "link_gb_s", "nic GB/s": "nic_gb_s",
+        "per node": "per_node",
     }  # fmt: skip
     table = _table(("chip", *fields))
     for row in rows:

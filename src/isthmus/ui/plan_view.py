@@ -124,7 +124,8 @@ def step_parts(expected: Expected) -> Table:
 def stages(plan: Plan) -> Table:
     """Consecutive stages that are alike share a row."""
     columns = (
-        "site", "chips", "stages", "tp", "replicas", "micro-batches", "layers", "recompute", "memory", "of", "step"
+        "site", "chips", "stages", "tp", "replicas", "micro-batches", "layers", "recompute", "memory",
+        "of", "step",
     )  # fmt: skip
     table = _table(columns, left=("site", "chips"))
     for site in plan.sites:

@@ -82,7 +82,9 @@ def run_site(path: Path, work: Work, remote: Remote, environment: dict[str, str]
     place, spec, fleet, plan = RunDir(path), work.spec, work.fleet, work.plan
     if remote.site in left_out(plan, fleet):
         raise InputError(
-            f"the plan does without site '{remote.site}'", where="plan", hint="leave it, or make the plan anew"
+            f"the plan does without site '{remote.site}'",
+            where="plan",
+            hint="leave it, or make the plan anew",
         )
     site = plan.site(remote.site)
     ClientTls.load(remote.certs, remote.site)

@@ -7,10 +7,11 @@ from msgspec.structs import replace
 from isthmus.errors import InfeasibleError
 from isthmus.planner.cost.convention import ISTHMUS
 from isthmus.planner.layout import Layout
-from isthmus.planner.make import make_plan, share_evenly
+from isthmus.planner.make import make_plan, refuse_impossible, share_evenly
 from isthmus.planner.plan import Expected, PipelinePlan, Plan, StagePlan
 from isthmus.planner.profile import Profile
 from isthmus.planner.search.considered import considered_of, untried
+from isthmus.planner.search.fixed import check_fixed, check_fixed_runnable
 from isthmus.planner.search.fleet import Group, Survey, rate, survey
 from isthmus.planner.search.goal import choose
 from isthmus.planner.search.join import join_sites
@@ -34,7 +35,11 @@ def best_plan(
     Raises InputError for chips and sites that are not known, InfeasibleError with the smallest changes that
     would help where nothing fits the memory or the limits of the goal.
     """
+    refuse_impossible(fleet, run)
     found = survey(fleet, run, profiles, runnable)
+    if runnable:
+        check_fixed_runnable(run)
+    check_fixed(run, [pool for pools in found.pools.values() for pool in pools])
     groups = choose(found)
     if not groups and runnable:
         _refuse_uneven(found)
@@ -48,7 +53,7 @@ def best_plan(
 
 
 def _refuse_uneven(found: Survey) -> None:
-    """Every rank takes the same part of the batch."""
+    """Raises InfeasibleError where ranks cannot share the batch."""
     for site, pools in found.pools.items():
         share_evenly(site, sum(pool.num_chips for pool in pools), found.job.batch)
 

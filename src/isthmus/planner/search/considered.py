@@ -16,7 +16,6 @@ from isthmus.planner.plan import Considered
 from isthmus.planner.search.fleet import Group, Survey
 from isthmus.planner.search.judge import lost_to
 from isthmus.planner.search.pack import joined_s, share_batch, strength
-from isthmus.planner.search.pools import Pool
 from isthmus.planner.search.space import (
     CONTEXT_TOKENS,
     MAX_EXPERT_PARALLEL,
@@ -108,7 +107,9 @@ def _rows(found: Survey, group: Group, place: _Place, share: int) -> Iterator[Co
     yield from rows[: room - num_missed]
     for what, miss in missed[:num_missed]:
         name, chips = _missed_name(what, miss)
-        yield Considered(name=name, place=_told_place(found, group, chips), why=str(miss).replace(f" on {miss.where}", ""))
+        yield Considered(
+            name=name, place=_told_place(found, group, chips), why=str(miss).replace(f" on {miss.where}", "")
+        )
 
 
 def _missed_name(group: str, miss: Miss) -> tuple[str, list[str]]:

@@ -1,4 +1,4 @@
-"""A configuration of another trainer, judged as the search judges its own plans, and the best plan beside it."""
+"""A configuration of another trainer, judged as the search judges its plans, and the best plan beside it."""
 
 import math
 
@@ -127,9 +127,7 @@ def _timed_model(known: KnownModel) -> ModelSpec:
     if known.ffn_matrices == 3:
         return model
     widths = {name: getattr(model, name) for name in ("ffn_size", "expert_ffn_size") if getattr(model, name)}
-    scaled = {
-        name: max(1, round(width * 2 / 3 / WIDTH_STEP)) * WIDTH_STEP for name, width in widths.items()
-    }
+    scaled = {name: max(1, round(width * 2 / 3 / WIDTH_STEP)) * WIDTH_STEP for name, width in widths.items()}
     return replace(model, **scaled)
 
 

@@ -131,7 +131,7 @@ def spread(job: Job, template: Template, system: Framework = SYSTEM) -> tuple[fl
     return interval(job, template.layout, pools, layers, again, system)
 
 
-def interval(  # noqa: PLR0913 - what a run is
+def interval(
     job: Job,
     layout: Layout,
     pools: Sequence[Pool],

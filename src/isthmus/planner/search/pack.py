@@ -101,7 +101,7 @@ def pack_runnable(job: Job, pools: Sequence[Pool]) -> Packing | dict[str, Miss]:
     """What `isthmus train` runs today: the whole model on every rank, and an even share of the batch."""
     num_ranks = sum(pool.num_chips for pool in pools)
     groups: dict[str, Template | Miss] = {}
-    best: tuple[Template, ...] = ()
+    best: list[Template] = []
     share = job.batch // num_ranks
     for micro_batch in [size for size in range(1, share + 1) if share % size == 0]:
         if job.run.train.micro_batch_size not in (0, micro_batch) or job.batch % num_ranks:
@@ -109,15 +109,13 @@ def pack_runnable(job: Job, pools: Sequence[Pool]) -> Packing | dict[str, Miss]:
         family = Family(1, 1, 1, 1, micro_batch, "none", 0)
         trials = [_whole_model(job, pool, family, share // micro_batch) for pool in pools]
         groups |= {f"micro-batch {micro_batch} ({_told(each)})": each for each in trials}
-        templates = tuple(trial for trial in trials if isinstance(trial, Template))
-        if len(templates) == len(pools) and (
-            not best or joined_s(job, templates) < joined_s(job, best)
-        ):
+        templates = [trial for trial in trials if isinstance(trial, Template)]
+        if len(templates) == len(pools) and (not best or joined_s(job, templates) < joined_s(job, best)):
             best = templates
     if not best:
         return {name: group for name, group in groups.items() if isinstance(group, Miss)}
     step_s = joined_s(job, best)
-    return Packing(best, step_s, step_s, groups)
+    return Packing(tuple(best), step_s, step_s, groups)
 
 
 def _told(trial: Template | Miss) -> str:

@@ -93,7 +93,7 @@ def export(
 
 
 @app.command
-def config(  # noqa: PLR0913 - each is an option of the command
+def config(
     file: Path,
     *,
     chip: str,

@@ -13,7 +13,6 @@ from isthmus.planner.adopt import left_out, plan_for
 from isthmus.rundir import RunDir
 from isthmus.spec.load import load_fleet, load_run, split_overrides
 from isthmus.spec.run import RunSpec
-from isthmus.ui import plans
 from isthmus.wire.certs import site_names
 
 app = App(name="server", help="Run the parameter server that joins the sites.")
@@ -22,7 +21,7 @@ Overrides = Annotated[list[str], Parameter(name="--set", allow_leading_hyphen=Tr
 
 
 @app.command
-def start(  # noqa: PLR0913 - each is an option of the command
+def start(
     run_dir: Path,
     *,
     run: Path | None = None,
@@ -54,6 +53,7 @@ def start(  # noqa: PLR0913 - each is an option of the command
         Override one field, such as outer.inner_steps=20; may be given again.
     """
     from isthmus.outer.server import last_address, serve
+    from isthmus.ui import plans
 
     place = RunDir(run_dir)
     for_run, for_fleet = split_overrides(set_ or [])
@@ -158,5 +158,7 @@ def _before(path: Path) -> Path | None:
 
 def _plan_before(place: RunDir) -> Path | None:
     """The plan that was given; not one that was made here, which is made anew."""
+    from isthmus.ui import plans
+
     found = _before(place.plan)
     return found if found and plans.read_plan(found).expected else None

@@ -91,8 +91,8 @@ def _parts(expected: Expected) -> str:
         for index, ((name, seconds), tint) in enumerate(zip(rows, tints, strict=True))
     )
     return (
-        f'<div class="panel"><div class="stack">{bar}</div><div class="scroll"><table><thead><tr><th>part</th>'
-        f"<th>of a step</th><th>share</th></tr></thead><tbody>{body}</tbody></table></div></div>"
+        f'<div class="panel"><div class="stack">{bar}</div><div class="scroll"><table><thead><tr>'
+        f"<th>part</th><th>of a step</th><th>share</th></tr></thead><tbody>{body}</tbody></table></div></div>"
     )
 
 
