@@ -92,6 +92,7 @@ def test_flops_with_recompute_are_a_third_more_where_the_notes_say_so():
         ({"model": "Nobody-9000"}, "no dimensions"),
         ({"chip": "h1000"}, "unknown chip 'h1000'"),
         ({"n_chips": 8}, "is not 8 chips"),
+        ({"n_chips": 512, "pp": 64}, "64 stages are more than the model's 32 layers"),
         ({"chip": "TPU-v4", "precision": "fp32"}, "rate of TPU-v4 is not known"),
     ],
 )

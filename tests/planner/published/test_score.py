@@ -1,9 +1,11 @@
 """Scores keep the rows' order, say why a row has none, and move with calibration."""
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from isthmus.errors import InputError
-from isthmus.planner.published.rows import parse_rows
+from isthmus.planner.published.rows import Row, parse_rows
 from isthmus.planner.published.score import score_rows
 
 HEADER = (
@@ -68,3 +70,23 @@ def test_nothing_but_strange_chips_or_calibration_without_a_time_is_refused():
 
 def test_no_rows_no_scores():
     assert score_rows(parse_rows(HEADER)) == []
+
+
+COUNTS = st.sampled_from([0, 1, 2, 3, 8, 64])
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.fixed_dictionaries({name: COUNTS for name in ("tp", "pp", "vpp", "dp", "ep", "cp", "experts", "topk")}),
+    st.sampled_from([0, 1, 7, 128, 4096]), st.sampled_from([0, 1, 96, 4097]), st.sampled_from(["", "fp8", "nvfp4", "x"]),
+)  # fmt: skip
+def test_any_row_is_scored_or_says_why(degrees: dict[str, int], layers: int, size: int, precision: str):
+    row = Row(
+        id="a", line=2, source="s", model="m", chip="h100", n_chips=64, layers=layers, hidden=size, seq=size,
+        heads=layers, micro_batch=size % 5, precision=precision, **degrees,
+    )  # fmt: skip
+    score = score_rows([row])[0]
+    if score.reason:
+        assert score.step_time_s is None
+    else:
+        assert score.interval is not None and score.step_time_s is not None
+        assert 0 < score.interval[0] < score.step_time_s < score.interval[1]
