@@ -131,8 +131,8 @@ def _short(source: str) -> str:
 
 
 def flops_errors(runs: list[Run], parts: list[list[Run]]) -> list[float]:
-    """The plain model: FLOPs with what is computed again and the bubble over the peak rate, one efficiency for
-    each generation of chips (of all chips, where a generation was not seen): the geometric mean."""
+    """The plain model: FLOPs with what is computed again and the bubble over the peak rate, one efficiency
+    for each generation of chips (of all chips, where a generation was not seen): the geometric mean."""
     errors: list[float] = []
     for part in parts:
         train = without(runs, part)

@@ -124,7 +124,8 @@ def test_the_notes_are_read():
     assert accumulated.network.nic.gb_s == pytest.approx(400 / 8 / 8)
     assert case(notes="layer split 12/22").stages == [11, 21]
     assert case(notes="FSDP=64").layout.sharding == 3
-    assert case(notes="async TP").async_tensor and case(notes="FSDP eager").eager
+    assert case(notes="async TP").async_tensor
+    assert case(notes="FSDP eager").eager
 
 
 def test_unlike_chips_take_stages_in_the_order_they_are_named():

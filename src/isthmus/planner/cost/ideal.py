@@ -12,7 +12,7 @@ import numpy as np
 
 from isthmus.planner.chips.chip import ChipModel
 from isthmus.planner.cost.network import Network, all_gather_s, all_to_all_s
-from isthmus.planner.cost.shapes import DENSE, EMBEDDING, HEAD, MOE
+from isthmus.planner.cost.shapes import DENSE, MOE
 from isthmus.planner.cost.table import Floats
 from isthmus.planner.layout import Layout
 from isthmus.spec.model import ModelSpec

@@ -119,7 +119,7 @@ _DOUBTS: tuple[tuple[str, float], ...] = (
 
 
 def _doubt(row: Row) -> float:
-    """Micro-batches that the notes state count as a global batch; what a script says of its runs is known well."""
+    """Micro-batches that the notes state count as a global batch; a script's settings are known well."""
     if usual_name(row):
         return 0.05
     squares = sum(doubt**2 for column, doubt in _DOUBTS if not getattr(row, column))
