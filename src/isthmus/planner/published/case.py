@@ -23,6 +23,8 @@ from isthmus.spec.model import ModelSpec
 class Case(msgspec.Struct, frozen=True, kw_only=True):
     id: str
     source: str
+    name: str = ""
+    """Of the model, as the row has it."""
     model: ModelSpec
     core: float
     chips: list[ChipModel]
@@ -91,6 +93,7 @@ def _case(row: Row) -> Case | str:
     case = Case(
         id=row.id,
         source=row.source,
+        name=row.model,
         model=shape.model,
         core=shape.core * _imbalance(framework, layout.cp) * _old_kernel(framework, chips[0]),
         chips=_spread(chips, layout.pp),
