@@ -133,7 +133,7 @@ def _short(source: str) -> str:
 
 
 def flops_errors(runs: list[Run], parts: list[list[Run]]) -> list[float]:
-    """The plain model: FLOPs with what is computed again and the bubble over the peak rate, and one efficiency
+    """The plain model: FLOPs with what is computed again and the bubble over the peak rate, one efficiency
     for each format on each generation of chips, the geometric mean of the runs that are not in the part."""
     errors: list[float] = []
     for part in parts:
