@@ -135,6 +135,27 @@ def test_unlike_chips_take_stages_in_the_order_they_are_named():
     assert [chip.name for chip in shared.chips] == ["RTX-2080"]
 
 
+@pytest.mark.parametrize(
+    ("said", "found"),
+    [
+        ("RTX-3090-24", "RTX-3090"), ("A100-40", "A100-40GB"), ("H100 96GB", "H100-80GB"),
+        ("A100-80GB/40GB", "A100-80GB"), ("Atlas 800T A2", "Ascend-910B3"), ("GH-96x64", "GH200-96GB"),
+    ],
+)  # fmt: skip
+def test_chips_are_found_in_the_spellings_of_tables(said: str, found: str):
+    assert case(chip=said).chip.name == found
+
+
+def test_a_guessed_chip_is_named():
+    assert "'H100 96GB' is H100-80GB" in case(chip="H100 96GB").assumed
+
+
+@pytest.mark.parametrize("said", ["4xRTX-3090-24 + 12xTitan-RTX-24", "RTX-3090-24x4, Titan-RTX-24x12"])
+def test_kinds_are_counted(said: str):
+    made = case(chip=said, hetero="1", precision="fp16", pp=4, dp=2)
+    assert [chip.name for chip in made.chips] == ["RTX-3090", *["Titan-RTX"] * 3]
+
+
 @given(st.integers(1, 130), st.sampled_from([1, 2, 4, 8, 16]), st.integers(1, 6))
 def test_stages_hold_every_layer_once(layers: int, pp: int, virtual: int):
     layers = max(layers, 2 * pp)
