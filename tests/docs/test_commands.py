@@ -62,6 +62,7 @@ PAGES = [
     "docs/simulate.md",
     "docs/cost-model.md",
 ]
+PAGES = ["docs/tutorial.md", "docs/huggingface.md", "docs/moe.md", "docs/upcycling.md", "docs/probe.md"]
 
 
 @pytest.mark.timeout(300)

@@ -1,12 +1,13 @@
 """A plan in the terminal: what to expect, how the model lies on the chips, what was considered, and why."""
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 
 from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from isthmus.planner.plan import Considered, Expected, PipelinePlan, Plan, StagePlan
+from isthmus.planner.plan import Considered, Expected, PipelinePlan, Plan, SitePlan, StagePlan
 from isthmus.ui import text
 from isthmus.units import Count
 
@@ -26,8 +27,7 @@ def shown(plan: Plan) -> RenderableType:
     if plan.expected:
         parts += [_expectation(plan, plan.expected), *_titled("Where each second of the step goes")]
         parts += [step_parts(plan.expected)]
-    if any(site.pipelines for site in plan.sites):
-        parts += [*_titled("How the model lies on the chips"), stages(plan)]
+    parts += [*_titled("How the model lies on the chips"), stages(plan)]
     if plan.considered:
         parts += [*_titled("Plans considered"), considered(plan)]
     if plan.untried:
@@ -45,7 +45,8 @@ def summary(plan: Plan) -> str:
     active = ""
     if plan.active_params != plan.num_params:
         active = f", {Count(plan.active_params)} active for each token"
-    return f"{Count(plan.num_params)} parameters{active}, on {plan.num_ranks} chips of {sites}"
+    chips = f"{plan.num_ranks} chip{'s' * (plan.num_ranks != 1)}"
+    return f"{Count(plan.num_params)} parameters{active}, on {chips} of {sites}"
 
 
 def facts(plan: Plan, expected: Expected) -> list[tuple[str, str, str]]:
@@ -130,11 +131,19 @@ def stages(plan: Plan) -> Table:
     table = _table(columns, left=("site", "chips"))
     for site in plan.sites:
         step = text.duration(site.step_s) if site.step_s else ""
-        for pipeline in site.pipelines:
-            for row in _runs_of_stages(pipeline):
-                table.add_row(*row, step)
-                step = ""
+        rows = [row for pipeline in site.pipelines for row in _runs_of_stages(pipeline)] or [_whole(site)]
+        for row in rows:
+            table.add_row(*row, step)
+            step = ""
     return table
+
+
+def _whole(site: SitePlan) -> tuple[str, ...]:
+    """Each rank has the whole model."""
+    chips = ", ".join(f"{count} {chip}" for chip, count in Counter(site.chips).items())
+    batches = f"{site.accumulation} x {site.micro_batch}"
+    none = text.NONE
+    return (site.name, chips, "0", "1", str(site.num_ranks), batches, "all", none, none, none)
 
 
 def _runs_of_stages(pipeline: PipelinePlan) -> Iterator[tuple[str, ...]]:
@@ -202,15 +211,16 @@ def considered(plan: Plan) -> Table:
         rows = [row for row in rows if row.chosen or row in others]
     used, cells = degrees(rows)
     shared = any(row.sequences and row.sequences < 0.995 * plan.batch_size for row in rows)
-    columns = ["chips", *(_HEADS.get(name, name) for name in used), *["of\nbatch"] * shared]
+    placed = any(row.place for row in rows)
+    columns = [*["chips"] * placed, *(_HEADS.get(name, name) for name in used), *["of\nbatch"] * shared]
     table = _table([*columns, "step", "slower", "why"], left=("chips", "why"), wraps=("chips", "why"))
     before = ""
     for row, degree in zip(rows, cells, strict=True):
         step = text.duration(row.step_s) if row.step_s is not None else text.NONE
         why = Text("CHOSEN", style="bold green") if row.chosen else row.why
         share = [share_of_batch(row, plan.batch_size)] * shared
-        place = row.place if row.place != before else ""
-        table.add_row(place, *degree, *share, step, slower(row), why)
+        place = [row.place if row.place != before else ""] * placed
+        table.add_row(*place, *degree, *share, step, slower(row), why)
         before = row.place
     return table
 

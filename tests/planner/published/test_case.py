@@ -92,6 +92,7 @@ def test_flops_with_recompute_are_a_third_more_where_the_notes_say_so():
         ({"model": "Nobody-9000"}, "no dimensions"),
         ({"chip": "h1000"}, "unknown chip 'h1000'"),
         ({"n_chips": 8}, "is not 8 chips"),
+        ({"n_chips": 512, "pp": 64}, "64 stages are more than the model's 32 layers"),
         ({"chip": "TPU-v4", "precision": "fp32"}, "rate of TPU-v4 is not known"),
     ],
 )
@@ -123,7 +124,8 @@ def test_the_notes_are_read():
     assert accumulated.network.nic.gb_s == pytest.approx(400 / 8 / 8)
     assert case(notes="layer split 12/22").stages == [11, 21]
     assert case(notes="FSDP=64").layout.sharding == 3
-    assert case(notes="async TP").async_tensor and case(notes="FSDP eager").eager
+    assert case(notes="async TP").async_tensor
+    assert case(notes="FSDP eager").eager
 
 
 def test_unlike_chips_take_stages_in_the_order_they_are_named():
@@ -131,6 +133,27 @@ def test_unlike_chips_take_stages_in_the_order_they_are_named():
     assert [chip.name for chip in made.chips] == ["RTX-3090", "Titan-RTX"]
     shared = case(chip="RTX-3090x8+RTX-2080x8", hetero="1", precision="fp16", pp=1, dp=8)
     assert [chip.name for chip in shared.chips] == ["RTX-2080"]
+
+
+@pytest.mark.parametrize(
+    ("said", "found"),
+    [
+        ("RTX-3090-24", "RTX-3090"), ("A100-40", "A100-40GB"), ("H100 96GB", "H100-80GB"),
+        ("A100-80GB/40GB", "A100-80GB"), ("Atlas 800T A2", "Ascend-910B3"), ("GH-96x64", "GH200-96GB"),
+    ],
+)  # fmt: skip
+def test_chips_are_found_in_the_spellings_of_tables(said: str, found: str):
+    assert case(chip=said).chip.name == found
+
+
+def test_a_guessed_chip_is_named():
+    assert "'H100 96GB' is H100-80GB" in case(chip="H100 96GB").assumed
+
+
+@pytest.mark.parametrize("said", ["4xRTX-3090-24 + 12xTitan-RTX-24", "RTX-3090-24x4, Titan-RTX-24x12"])
+def test_kinds_are_counted(said: str):
+    made = case(chip=said, hetero="1", precision="fp16", pp=4, dp=2)
+    assert [chip.name for chip in made.chips] == ["RTX-3090", *["Titan-RTX"] * 3]
 
 
 @given(st.integers(1, 130), st.sampled_from([1, 2, 4, 8, 16]), st.integers(1, 6))

@@ -4,6 +4,7 @@ import pytest
 from msgspec.structs import replace
 
 from isthmus.planner.search.answer import best_plan
+from isthmus.spec.fleet import FleetSpec, NodeSpec, SiteSpec
 from isthmus.spec.model import ModelSpec
 from isthmus.spec.run import ParallelSpec
 
@@ -64,3 +65,9 @@ def test_what_is_fixed_by_hand_is_told(make_fleet, make_run):
     plan = best_plan(make_fleet(a=site(h100=2)), run)
     assert "tp other than 2: fixed by parallel.tp" in plan.untried
     assert all("tp 2" in row.name for row in plan.considered)
+
+
+def test_the_same_chips_at_two_speeds_are_two_places(make_fleet, make_run):
+    nodes = [NodeSpec(chips={"h100": 8}), NodeSpec(chips={"h100": 8}, speed=0.5)]
+    plan = best_plan(FleetSpec(sites={"a": SiteSpec(nodes=nodes)}), make_run(batch=96))
+    assert {row.place for row in plan.considered} >= {"a h100", "a h100 at 0.5"}

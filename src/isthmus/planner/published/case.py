@@ -8,11 +8,11 @@ from msgspec.structs import replace
 
 from isthmus.errors import InputError
 from isthmus.planner.chips.chip import ChipModel
-from isthmus.planner.chips.find import find_chip
 from isthmus.planner.cost.network import Network
 from isthmus.planner.layout import Layout
 from isthmus.planner.published.flops import token_flops
 from isthmus.planner.published.frameworks import Framework, find_framework
+from isthmus.planner.published.kinds import chips_of
 from isthmus.planner.published.placement import ACCUMULATION, layout_of, shard_group_of, stages_of
 from isthmus.planner.published.rows import Row
 from isthmus.planner.published.shape import shape_of
@@ -23,6 +23,8 @@ from isthmus.spec.model import ModelSpec
 class Case(msgspec.Struct, frozen=True, kw_only=True):
     id: str
     source: str
+    name: str = ""
+    """Of the model, as the row has it."""
     model: ModelSpec
     core: float
     chips: list[ChipModel]
@@ -81,8 +83,8 @@ def _case(row: Row) -> Case | str:
     if isinstance(shape, str):
         return shape
     framework = _framework(row)
-    chips = _chips(row)
     assumed = list(shape.assumed)
+    chips = chips_of(row, assumed)
     layout = layout_of(row, shape, framework, chips[0], assumed)
     if isinstance(layout, str):
         return layout
@@ -91,6 +93,7 @@ def _case(row: Row) -> Case | str:
     case = Case(
         id=row.id,
         source=row.source,
+        name=row.model,
         model=shape.model,
         core=shape.core * _imbalance(framework, layout.cp) * _old_kernel(framework, chips[0]),
         chips=_spread(chips, layout.pp),
@@ -119,7 +122,7 @@ _DOUBTS: tuple[tuple[str, float], ...] = (
 
 
 def _doubt(row: Row) -> float:
-    """Micro-batches that the notes state count as a global batch; what a script says of its runs is known well."""
+    """Micro-batches that the notes state count as a global batch; a script's settings are known well."""
     if usual_name(row):
         return 0.05
     squares = sum(doubt**2 for column, doubt in _DOUBTS if not getattr(row, column))
@@ -138,26 +141,6 @@ def _old_kernel(framework: Framework, chip: ChipModel) -> float:
     first = 1.9 if framework.flash == 1 else 1.0
     later = chip.generation in ("hopper", "blackwell") and framework.flash < 3
     return first * (1.7 if later else 1.0)
-
-
-def _chips(row: Row) -> list[ChipModel]:
-    """One for each kind: 'RTX-2080x8+RTX-3090x4' has two, for each chip of the name."""
-    names = [part.strip() for part in re.split(r"[+/|,;&]|\band\b", row.chip) if part.strip()]
-    if len(names) == 1 or row.hetero in ("", "0"):
-        names = [row.chip]
-    return [_tf32(find_chip(name)) for name in names for _ in range(_count(name, len(names)))]
-
-
-def _count(name: str, kinds: int) -> int:
-    match = re.search(r"x\s*(\d+)$", name)
-    return int(match.group(1)) if match and kinds > 1 else 1
-
-
-def _tf32(chip: ChipModel) -> ChipModel:
-    """What runs in 'fp32' on recent chips multiplies in TF32, at half the rate of bf16."""
-    if chip.generation in ("ampere", "hopper", "blackwell"):
-        return replace(chip, fp32_tflops=chip.bf16_tflops / 2)
-    return chip
 
 
 def _spread(chips: list[ChipModel], pp: int) -> list[ChipModel]:

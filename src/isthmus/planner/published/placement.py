@@ -32,6 +32,8 @@ def layout_of(
     dp = row.dp or row.n_chips // (tp * pp * cp)
     if dp < 1 or tp * pp * cp * dp > row.n_chips:
         return f"tp {tp} x pp {pp} x cp {cp} x dp {dp} is not {row.n_chips} chips"
+    if pp > shape.model.num_layers:
+        return f"{pp} stages are more than the model's {shape.model.num_layers} layers"
     micro_batch, micro_batches = _batches(row, framework, (dp, pp, shape.seq_len), assumed)
     ep = min(row.ep or 1, max(1, shape.model.num_experts))
     return Layout(

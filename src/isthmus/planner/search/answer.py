@@ -16,6 +16,7 @@ from isthmus.planner.search.fleet import Group, Survey, rate, survey
 from isthmus.planner.search.goal import choose
 from isthmus.planner.search.join import join_sites
 from isthmus.planner.search.judge import again_s, memory_of, parts_of, simulated_s, spread
+from isthmus.planner.search.probed import probed_plan, site_profiles
 from isthmus.planner.search.remedy import remedies
 from isthmus.planner.search.template import Job, Template, stage_costs
 from isthmus.spec.count import count_params
@@ -31,14 +32,18 @@ def best_plan(
 ) -> Plan:
     """The plan that is best by `run.goal`, for `isthmus train` as it is today if `runnable`.
 
-    `profiles`: what `isthmus probe` measured, by the chip's name in the fleet. Pure and deterministic.
+    `profiles`: what `isthmus probe` measured, by the chip's name in the fleet; where every site's chips were
+    probed with this model, a runnable plan rests on that alone. Pure and deterministic.
     Raises InputError for chips and sites that are not known, InfeasibleError with the smallest changes that
     would help where nothing fits the memory or the limits of the goal.
     """
     refuse_impossible(fleet, run)
-    found = survey(fleet, run, profiles, runnable)
     if runnable:
         check_fixed_runnable(run)
+    known = site_profiles(fleet, run, profiles or {}) if runnable else None
+    if known is not None:
+        return probed_plan(fleet, run, known)
+    found = survey(fleet, run, profiles, runnable)
     check_fixed(run, [pool for pools in found.pools.values() for pool in pools])
     groups = choose(found)
     if not groups and runnable:

@@ -116,7 +116,7 @@ def over_lines(template: Template, job: Job, lines: Sequence[Line | None]) -> Te
     sent = layout.micro_batch * layout.seq_len * job.run.model.hidden_size * 2 * layout.dp
     slowest_s = max(sent / line.bytes_per_s for line in far) * layout.micro_batches
     wait_s = max(0.0, slowest_s - time.compute_s) + 2 * sum(line.delay_s for line in far)
-    return template._replace(time=time._replace(bubble_s=time.bubble_s + wait_s))
+    return template._replace(lines_s=wait_s)
 
 
 def _layout(job: Job, pools: Sequence[Pool], choice: _Choice) -> Layout:

@@ -16,6 +16,7 @@ from isthmus.planner.plan import Considered
 from isthmus.planner.search.fleet import Group, Survey
 from isthmus.planner.search.judge import lost_to
 from isthmus.planner.search.pack import joined_s, share_batch, strength
+from isthmus.planner.search.pools import Pool
 from isthmus.planner.search.space import (
     CONTEXT_TOKENS,
     MAX_EXPERT_PARALLEL,
@@ -32,6 +33,10 @@ from isthmus.units import Seconds
 MOST_CONSIDERED = 14
 MOST_NAMED = 4
 """Degrees that are named one by one."""
+
+
+_Chips = tuple[str, str]
+"""(site, chip) as they are told."""
 
 
 class _Place(NamedTuple):
@@ -52,12 +57,12 @@ def considered_of(found: Survey, groups: Sequence[Group]) -> list[Considered]:
     return rows
 
 
-def _places(found: Survey, group: Group) -> dict[frozenset[str], _Place]:
+def _places(found: Survey, group: Group) -> dict[frozenset[_Chips], _Place]:
     """By the chips; those of the chosen plan first."""
     packing = group.packing
-    places: dict[frozenset[str], _Place] = {}
+    places: dict[frozenset[_Chips], _Place] = {}
 
-    def at(chips: Iterable[str]) -> _Place:
+    def at(chips: Iterable[_Chips]) -> _Place:
         return places.setdefault(frozenset(chips), _Place([], [], []))
 
     for template in packing.templates:
@@ -66,23 +71,32 @@ def _places(found: Survey, group: Group) -> dict[frozenset[str], _Place]:
         if isinstance(each, Template):
             at(_chips_of(each)).ran.append(each)
         elif math.isfinite(each.shortfall.extra_bytes):
-            at(each.where.split(", ")).missed.append((name, each))
+            at(_chips_named(found, group, each.where.split(", "))).missed.append((name, each))
     return places
 
 
-def _chips_of(template: Template) -> list[str]:
+def _label(pool: Pool) -> _Chips:
+    return pool.site, pool.name if pool.speed == 1 else f"{pool.name} at {pool.speed:g}"
+
+
+def _chips_of(template: Template) -> list[_Chips]:
     """In the order of its stages."""
-    return [segment.pool.name for segment in template.segments]
+    return [_label(segment.pool) for segment in template.segments]
 
 
-def _told_place(found: Survey, group: Group, chips: Sequence[str]) -> str:
+def _chips_named(found: Survey, group: Group, names: Sequence[str]) -> list[_Chips]:
+    """A miss knows its chips by their names alone."""
+    pools = [pool for site in group.sites for pool in found.pools[site]]
+    return [next(_label(pool) for pool in pools if pool.name == name) for name in names]
+
+
+def _told(chips: Sequence[_Chips]) -> str:
     """'jinan h800 + a800', 'jinan h800 + qingdao ascend910b': in the order of the stages."""
-    sites = {pool.name: pool.site for site in group.sites for pool in found.pools[site]}
     named: list[str] = []
     before = ""
-    for chip in dict.fromkeys(chips):
-        named.append(chip if sites[chip] == before else f"{sites[chip]} {chip}")
-        before = sites[chip]
+    for site, chip in dict.fromkeys(chips):
+        named.append(chip if site == before else f"{site} {chip}")
+        before = site
     return " + ".join(named)
 
 
@@ -92,7 +106,7 @@ def _rows(found: Survey, group: Group, place: _Place, share: int) -> Iterator[Co
     for template in place.chosen:
         yield Considered(
             name=plan_name(template),
-            place=_told_place(found, group, _chips_of(template)),
+            place=_told(_chips_of(template)),
             step_s=template.step_s,
             sequences=_chosen_share(found, group, template),
             slower=0.0,
@@ -108,7 +122,9 @@ def _rows(found: Survey, group: Group, place: _Place, share: int) -> Iterator[Co
     for what, miss in missed[:num_missed]:
         name, chips = _missed_name(what, miss)
         yield Considered(
-            name=name, place=_told_place(found, group, chips), why=str(miss).replace(f" on {miss.where}", "")
+            name=name,
+            place=_told(_chips_named(found, group, chips)),
+            why=str(miss).replace(f" on {miss.where}", ""),
         )
 
 
@@ -145,7 +161,7 @@ def _row(found: Survey, group: Group, place: _Place, template: Template) -> Cons
         slower, why = scale * template.step_s / packing.step_s - 1, lost_to(template, slowest, scale)
     return Considered(
         name=plan_name(template),
-        place=_told_place(found, group, _chips_of(template)),
+        place=_told(_chips_of(template)),
         step_s=template.step_s,
         sequences=sequences,
         slower=slower,

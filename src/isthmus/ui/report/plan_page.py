@@ -69,7 +69,8 @@ def _cards(plan: Plan) -> str:
         html.card(
             "event by event", text.duration(expected.simulated_s), "the step with its pipelines played"
         ),
-        html.card("budget", text.duration(seconds), f"{Count(plan_view.tokens(plan))} tokens{cost}"),
+        *[html.card("budget", text.duration(seconds), f"{Count(plan_view.tokens(plan))} tokens{cost}")]
+        * (seconds > 0),
         loop,
     ]  # fmt: skip
     return f'<div class="cards">{"".join(cards)}</div>'
@@ -140,7 +141,7 @@ def _untried(plan: Plan) -> str:
 
 def _site(site: SitePlan) -> Iterator[str]:
     facts = [
-        f"{site.num_ranks} chips",
+        f"{site.num_ranks} chip{'s' * (site.num_ranks != 1)}",
         f"{text.percent(site.share)} of the run's tokens",
         f"{text.size(site.bytes_up)} up and {text.size(site.bytes_down)} down for each push "
         f"in {text.duration(site.transfer_s)}",
