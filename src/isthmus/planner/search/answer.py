@@ -140,12 +140,13 @@ def stages_of(job: Job, template: Template) -> list[StagePlan]:
 
 
 def expected_of(job: Job, groups: Sequence[Group]) -> Expected:
-    """Of all groups beside each other. Parts and spread are those of the slowest template."""
-    slowest = max(
-        (each for group in groups for each in group.packing.templates), key=lambda each: each.step_s
-    )
+    """Of all groups beside each other. Parts and spread are those of the slowest group's slowest template."""
+    packing = max((group.packing for group in groups), key=lambda packing: packing.step_s)
+    slowest = max(packing.templates, key=lambda each: each.step_s)
     step_s = len(groups) / rate(groups)
     parts = parts_of(job, slowest)
+    if packing.step_s > slowest.step_s:
+        parts["among unlike pipelines"] = packing.step_s - slowest.step_s
     scale = step_s / sum(parts.values())
     low, high = spread(job, slowest)
     bound_s = len(groups) / sum(1 / group.packing.bound_s for group in groups)
