@@ -1,5 +1,6 @@
 """`isthmus plan`: what it shows, what it writes, and how it refuses."""
 
+import io
 import json
 import re
 from html.parser import HTMLParser
@@ -10,7 +11,7 @@ import pytest
 
 from isthmus.planner.plan import Plan
 from isthmus.spec.load import load_fleet, load_run
-from isthmus.ui import cli, plans
+from isthmus.ui import cli, plans, text
 
 FLEET = """\
 sites:
@@ -32,8 +33,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """With a plan for two sites, its page, and one that train can run."""
     folder = tmp_path_factory.mktemp("plans")
     texts = {"fleet.yaml": FLEET, "run.yaml": RUN, "cpu.yaml": CPU, "tiny.yaml": TINY, "one.yaml": ONE}
-    for name, text in texts.items():
-        (folder / name).write_text(text)
+    for name, content in texts.items():
+        (folder / name).write_text(content)
     files = ["--fleet", str(folder / "fleet.yaml"), "--run", str(folder / "run.yaml")]
     out = ["--out", str(folder / "plan.json"), "--html", str(folder / "plan.html")]
     assert cli.main(["plan", *files, *out]) == 0
@@ -142,20 +143,20 @@ class _Page(HTMLParser):
 
 
 def test_the_page_is_whole_and_needs_nothing_else(folder: Path, plan: Plan):
-    text = (folder / "plan.html").read_text()
+    markup = (folder / "plan.html").read_text()
     page = _Page()
-    page.feed(text)
+    page.feed(markup)
     assert not page.open
-    assert "<script" not in text
+    assert "<script" not in markup
     headings = [words for tag, words in page.texts if tag == "h2"]
     assert headings[:2] == ["Where each second of the step goes", "Plans considered"]
     assert [f"Site {site.name}" for site in plan.sites] == [name for name in headings if "Site" in name]
     assert "Reasons" in headings
     num_pipelines = sum(len(site.pipelines) for site in plan.sites)
-    assert text.count("One step:") == text.count("Memory of each chip, by stage") == num_pipelines
+    assert markup.count("One step:") == markup.count("Memory of each chip, by stage") == num_pipelines
     assert sum(words == "CHOSEN" for _, words in page.texts) == sum(row.chosen for row in plan.considered)
     for reason in plan.reasons:
-        assert reason.replace("'", "&#x27;") in text
+        assert reason.replace("'", "&#x27;") in markup
 
 
 # ---- train runs it
@@ -376,3 +377,29 @@ def test_a_configuration_that_is_wrong(
     chip = [] if "--chip" in options else ["--chip", "a100"]
     assert cli.main(["plan", "config", str(path), *options, *chip]) == 2
     assert words in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("width", [100, 120, 140])
+def test_the_table_of_plans_is_readable_at_usual_widths(plan: Plan, width: int):
+    from rich.console import Console
+
+    from isthmus.ui import plan_view
+
+    out = io.StringIO()
+    Console(width=width, file=out, color_system=None).print(plan_view.considered(plan))
+    lines = [line.rstrip() for line in out.getvalue().splitlines()]
+    assert max(map(len, lines)) <= width
+    assert len(lines) <= 2 + 3 * len(plan.considered), "a reason takes three lines at most"
+    assert sum(line.endswith("CHOSEN") for line in lines) == sum(row.chosen for row in plan.considered)
+    for row in plan.considered:
+        if row.step_s is not None:
+            assert any(f" {text.duration(row.step_s)} " in line for line in lines)
+
+
+def test_a_long_table_keeps_what_is_chosen(plan: Plan):
+    from isthmus.ui import plan_view
+
+    rows = plan.considered
+    many = msgspec.structs.replace(plan, considered=[*rows, *rows, *rows])
+    table = plan_view.considered(many)
+    assert table.row_count <= max(14, 3 * sum(row.chosen for row in rows))

@@ -203,12 +203,20 @@ def slower(row: Considered) -> str:
     return "" if row.slower is None or row.chosen else f"{100 * row.slower:+.1f} %"
 
 
+def _foremost(rows: Sequence[Considered]) -> list[Considered]:
+    """All that are chosen, then the first of each place, the second, and so on, in the order of `rows`."""
+    ranks: Counter[str] = Counter()
+    order: list[tuple[bool, int, int]] = []
+    for index, row in enumerate(rows):
+        ranks[row.place] += not row.chosen
+        order.append((not row.chosen, ranks[row.place], index))
+    most = max(MOST_ROWS, sum(row.chosen for row in rows))
+    return [rows[index] for index in sorted(index for _, _, index in sorted(order)[:most])]
+
+
 def considered(plan: Plan) -> Table:
     """Place by place, the chosen plan first."""
-    rows = plan.considered
-    if len(rows) > MOST_ROWS:
-        others = [row for row in rows if not row.chosen][: max(0, MOST_ROWS - sum(r.chosen for r in rows))]
-        rows = [row for row in rows if row.chosen or row in others]
+    rows = _foremost(plan.considered)
     used, cells = degrees(rows)
     shared = any(row.sequences and row.sequences < 0.995 * plan.batch_size for row in rows)
     placed = any(row.place for row in rows)

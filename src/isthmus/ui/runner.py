@@ -84,7 +84,7 @@ def run_site(path: Path, work: Work, remote: Remote, environment: dict[str, str]
         raise InputError(
             f"the plan does without site '{remote.site}'",
             where="plan",
-            hint="leave it, or make the plan anew",
+            hint="do not start it, or make the plan anew",
         )
     site = plan.site(remote.site)
     ClientTls.load(remote.certs, remote.site)

@@ -10,7 +10,7 @@ from isthmus.planner.layout import Layout
 from isthmus.planner.make import make_plan, refuse_impossible, share_evenly
 from isthmus.planner.plan import Expected, PipelinePlan, Plan, StagePlan
 from isthmus.planner.profile import Profile
-from isthmus.planner.search.considered import considered_of, untried
+from isthmus.planner.search.considered import considered_of
 from isthmus.planner.search.fixed import check_fixed, check_fixed_runnable
 from isthmus.planner.search.fleet import Group, Survey, rate, survey
 from isthmus.planner.search.goal import choose
@@ -19,6 +19,7 @@ from isthmus.planner.search.judge import again_s, memory_of, parts_of, simulated
 from isthmus.planner.search.probed import probed_plan, site_profiles
 from isthmus.planner.search.remedy import remedies
 from isthmus.planner.search.template import Job, Template, stage_costs
+from isthmus.planner.search.untried import untried
 from isthmus.spec.count import count_params
 from isthmus.spec.fleet import FleetSpec
 from isthmus.spec.run import RunSpec

@@ -122,7 +122,7 @@ def _considered(plan: Plan) -> str:
         before = row.place
     names = "".join(f"<th>{escape(name)}</th>" for name in head[:-1]) + f'<th class="text">{head[-1]}</th>'
     return (
-        f'<div class="panel scroll"><table><thead><tr>{names}</tr></thead>'
+        f'<div class="panel scroll plans"><table><thead><tr>{names}</tr></thead>'
         f"<tbody>{''.join(rows)}</tbody></table></div>"
         '<p class="note">A plan competes with those for the same chips: slower is more seconds for each '
         "sequence than the chosen one, or, for chips left idle, how much longer a step takes with them.</p>"
