@@ -21,6 +21,8 @@ from isthmus.planner.search.template import Miss, Template
 from isthmus.units import Seconds
 
 MOST_CONSIDERED = 14
+TOGETHER = "no faster together with the other chips"
+"""Of a plan that would be faster for the share of the batch that it was timed for."""
 
 
 _Chips = tuple[str, str]
@@ -139,14 +141,16 @@ def _row(found: Survey, group: Group, place: _Place, template: Template) -> Cons
     if place.chosen:
         chosen = place.chosen[0]
         scale = _chosen_share(found, group, chosen) / sequences
-        slower, why = scale * template.step_s / chosen.step_s - 1, lost_to(template, chosen, scale)
+        slower = scale * template.step_s / chosen.step_s - 1
+        why = lost_to(template, chosen, scale) if slower > 0 else TOGETHER
     elif used.isdisjoint(segment.pool.key for segment in template.segments):
         both = share_batch(job, [*packing.templates, template])
         slower = joined_s(job, both) / packing.step_s - 1
         why = f"left idle: with it a step takes {Seconds(joined_s(job, both))}"
     else:
         scale = job.batch / sequences
-        slower, why = scale * template.step_s / packing.step_s - 1, lost_to(template, slowest, scale)
+        slower = scale * template.step_s / packing.step_s - 1
+        why = lost_to(template, slowest, scale) if slower > 0 else TOGETHER
     return Considered(
         name=plan_name(template),
         place=_told(_chips_of(template)),

@@ -180,9 +180,7 @@ def lost_to(template: Template, chosen: Template, scale: float = 1.0) -> str:
         for field, name in names.items()
     }
     name = max(worse, key=lambda each: worse[each])
-    if worse[name] <= 0:
-        return "no faster together with the other chips"
-    return f"{name} +{Seconds(worse[name])}"
+    return f"{name} +{Seconds(max(0.0, worse[name]))}"
 
 
 def segments_text(segments: tuple[Segment, ...]) -> str:
