@@ -3,11 +3,11 @@
 from collections.abc import Callable
 
 from isthmus_bench.document import Result
-from isthmus_bench.planner import accuracy, memory, optimality
+from isthmus_bench.planner import accuracy, memory, optimality, replan
 
 Family = Callable[[bool], list[Result]]
 
-FAMILIES: tuple[Family, ...] = (accuracy.run, memory.run, optimality.run)
+FAMILIES: tuple[Family, ...] = (accuracy.run, memory.run, optimality.run, replan.run)
 
 
 def run(quick: bool) -> list[Result]:

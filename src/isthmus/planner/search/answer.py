@@ -1,6 +1,6 @@
 """The answer to "what is the best plan?": a Plan with expectation and reasons, or why there is none."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 from msgspec.structs import replace
 
@@ -58,7 +58,7 @@ def plan_of(found: Survey, fleet: FleetSpec, groups: Sequence[Group]) -> Plan:
         run.outer, inner_steps=joined.inner_steps, codec=joined.codec, down_codec=joined.down_codec
     )
     plan = make_plan(
-        replace(fleet, sites={head: fleet.sites[head] for head in kept}, trunks={}),
+        _part_of(fleet, kept),
         replace(run, outer=outer),
         {head: step_s[head] for head in kept},
         {head: pipelines_of(found.job, group) for head, group in kept.items()},
@@ -71,6 +71,19 @@ def plan_of(found: Survey, fleet: FleetSpec, groups: Sequence[Group]) -> Plan:
         reasons=[*_why_groups(found, list(kept.values())), *reasons, *plan.reasons],
         expected=expected_of(found.job, list(kept.values())),
         considered=considered_of(list(kept.values())),
+    )
+
+
+def _part_of(fleet: FleetSpec, heads: Collection[str]) -> FleetSpec:
+    """The sites that speak to the parameter server, with the trunks that they share."""
+    trunks = {
+        name: replace(trunk, sites=[site for site in trunk.sites if site in heads])
+        for name, trunk in fleet.trunks.items()
+    }
+    return replace(
+        fleet,
+        sites={head: fleet.sites[head] for head in heads},
+        trunks={name: trunk for name, trunk in trunks.items() if trunk.sites},
     )
 
 
