@@ -54,7 +54,10 @@ def _run(command: str, folder: Path) -> str:
     return done.stdout + done.stderr
 
 
-PAGES = ["docs/tutorial.md", "docs/huggingface.md", "docs/moe.md", "docs/upcycling.md", "docs/simulate.md"]
+PAGES = [
+    "docs/tutorial.md", "docs/huggingface.md", "docs/moe.md", "docs/upcycling.md", "docs/simulate.md",
+    "docs/replan.md",
+]  # fmt: skip
 
 
 @pytest.mark.timeout(300)

@@ -37,7 +37,10 @@ FLEET = FleetSpec(
     ("text", "event"),
     [
         ("slow site=west chip=a800 nodes=2 speed=0.5", Slow(site="west", chip="a800", nodes=2, speed=0.5)),
-        ("slow west speed=0.5 stage=3 lasts=6h", Slow(site="west", speed=0.5, stage=3, lasts=Seconds(21_600))),
+        (
+            "slow west speed=0.5 stage=3 lasts=6h",
+            Slow(site="west", speed=0.5, stage=3, lasts=Seconds(21_600)),
+        ),
         ("lost site=west nodes=2 chip=a800", Lost(site="west", chip="a800", nodes=2)),
         ("lost-site west", LostSite(site="west")),
         ("link site=west factor=0.5", Link(site="west", factor=0.5)),

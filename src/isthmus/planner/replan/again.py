@@ -7,6 +7,7 @@ are searched with that share for what takes less than T, and where there is noth
 Other ways to group the pools into pipelines are not looked at, unless nothing runs.
 """
 
+import itertools
 from collections.abc import Sequence
 
 from msgspec.structs import replace
@@ -42,9 +43,7 @@ def search_again(
     return None if best is None or step_of(job, best, lines) >= limit_s else best
 
 
-def _search(
-    job: Job, lines: Lines, part: Sequence[Pool], band: Band, limit_s: float
-) -> Template | None:
+def _search(job: Job, lines: Lines, part: Sequence[Pool], band: Band, limit_s: float) -> Template | None:
     if len(part) == 1:
         found = search_pool(job, part[0], band.sequences, limit_s=limit_s)
     else:
@@ -56,8 +55,7 @@ def _between(part: Sequence[Pool], lines: Lines) -> list[Line | None]:
     """Empty where all is at one site: then the pools may come in any order."""
     if len({pool.site for pool in part}) == 1:
         return []
-    ends = zip(part[:-1], part[1:], strict=True)
-    return [None if a.site == b.site else lines[a.site, b.site] for a, b in ends]
+    return [None if a.site == b.site else lines[a.site, b.site] for a, b in itertools.pairwise(part)]
 
 
 def _improved(

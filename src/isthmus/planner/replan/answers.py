@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from isthmus.planner.replan.again import search_again
-from isthmus.planner.replan.band import Band
+from isthmus.planner.replan.band import Band, nodes_used
 from isthmus.planner.replan.harm import (
     Damage,
     Hit,
@@ -79,6 +79,39 @@ def dropped(at: Situation, head: str) -> Answer | None:
     return changed(at, head, bands)
 
 
+def regrouped(at: Situation, head: str) -> Answer | None:
+    """As many replicas, cut as they are, as there are sound nodes for: those of replicas that were hit fill
+    the gaps of others."""
+    bands: list[Band] | None = list(at.before[head])
+    for damage in at.damages[head]:
+        hit = locate(at.job, bands, damage)
+        if hit is None:
+            continue
+        band, others = bands[hit.band], [*bands[: hit.band], *bands[hit.band + 1 :]]
+        replicas = _replicas_left(at, band, others)
+        if not 0 < replicas < band.layout.dp:
+            return None
+        fewer = band.with_teams([band.teams[0]._replace(replicas=replicas)])
+        bands = shared_out(at.job, [*bands[: hit.band], fewer, *bands[hit.band + 1 :]], at.lines)
+        if bands is None:
+            return None
+    return changed(at, head, bands)
+
+
+def _replicas_left(at: Situation, band: Band, others: Sequence[Band]) -> int:
+    chips: dict[tuple[str, str, float, int], int] = {}
+    for segment in band.teams[0].segments:
+        pool = segment.pool
+        key = (pool.site, pool.name, pool.speed, pool.per_node)
+        chips[key] = chips.get(key, 0) + segment.stages * segment.tp * band.layout.cp
+    fitting = band.layout.dp
+    for (site, name, speed, per_node), needed in chips.items():
+        there = sum(each.nodes for each in at.pools[site] if (each.name, each.speed) == (name, speed))
+        free = (there - nodes_used(others, site, name)) * per_node
+        fitting = min(fitting, max(0, free) // needed)
+    return fitting // band.unit * band.unit
+
+
 def recut(at: Situation, head: str) -> Answer | None:
     """The same stages with the layers cut again, each band that has slow chips."""
     bands = _slowed(at, head)
@@ -91,7 +124,7 @@ def recut(at: Situation, head: str) -> Answer | None:
 
 
 def planned_again(at: Situation, head: str, limit_s: float, bands: Sequence[Band]) -> Answer | None:
-    """A new layout of the group's sites, if there is one that takes less than `limit_s`, what `bands` take."""
+    """A new layout of the group's sites, if one takes less than `limit_s`, which is what `bands` take."""
     found = search_again(at.job, at.pools, at.lines, at.groups[head], bands, limit_s)
     return None if found is None else changed(at, head, found)
 
@@ -100,6 +133,7 @@ LAYOUT_KEPT: dict[str, tuple[Callable[[Situation, str], Answer | None], str]] = 
     "use spares": (on_spares, "idle nodes take the place of the slow ones"),
     "shift the batch": (shifted, "fewer micro-batches for the replicas with slow nodes"),
     "drop replicas": (dropped, "the other replicas take the batch of those that were hit"),
+    "regroup replicas": (regrouped, "as many replicas of the same cut as there are sound nodes for"),
     "cut the layers again": (recut, "the same stages, with fewer layers for the slow chips"),
 }
 

@@ -24,6 +24,7 @@ from isthmus.planner.split import score
 Pools = Mapping[str, Sequence[Pool]]
 """By site."""
 Lines = Mapping[tuple[str, str], Line]
+_Key = tuple[str, str, int, int, float]
 
 
 class Team(NamedTuple):
@@ -93,7 +94,7 @@ def _alike(left: Band, right: Band) -> bool:
     return key(left) == key(right)
 
 
-def _band(job: Job, pipeline: PipelinePlan, pools: Pools, left: dict[tuple[object, ...], int]) -> Band:
+def _band(job: Job, pipeline: PipelinePlan, pools: Pools, left: dict[_Key, int]) -> Band:
     layout = pipeline.layout
     segments: list[Segment] = []
     for (site, chip, tp), stages in itertools.groupby(
@@ -107,7 +108,7 @@ def _band(job: Job, pipeline: PipelinePlan, pools: Pools, left: dict[tuple[objec
     return band._replace(layout=_as_searched(job, band, pipeline)) if layout.recompute == "full" else band
 
 
-def _pool(site: str, chip: str, pools: Pools, left: dict[tuple[object, ...], int], chips: int) -> Pool:
+def _pool(site: str, chip: str, pools: Pools, left: dict[_Key, int], chips: int) -> Pool:
     """The fastest one of that name that has room; the plan does not tell which it is."""
     named = sorted((each for each in pools.get(site, ()) if each.name == chip), key=lambda each: -each.speed)
     roomy = [pool for pool in named if left[pool.key] >= chips]

@@ -157,4 +157,3 @@ def move_to_site(fleet: FleetSpec, site: str, num_params: int) -> Move:
     """The published weights over the site's link."""
     num_bytes = PUBLISHED_BYTES * num_params
     return Move(num_bytes, num_bytes / (USABLE * shared_link(fleet, site).bandwidth.bytes_per_s))
-

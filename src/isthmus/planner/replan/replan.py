@@ -20,11 +20,12 @@ from isthmus.planner.replan.answers import (
 )
 from isthmus.planner.replan.band import band_of, packing_of
 from isthmus.planner.replan.event import Event, shown
-from isthmus.planner.replan.harm import locate, step_of
+from isthmus.planner.replan.harm import step_of
 from isthmus.planner.replan.move import Move, move_to_site
 from isthmus.planner.replan.option import Option, Replan
 from isthmus.planner.replan.price import Span, loop_of, price, rates
 from isthmus.planner.replan.situation import Situation, situate, with_run
+from isthmus.planner.replan.why import why_not, why_nothing
 from isthmus.planner.search.answer import plan_of
 from isthmus.planner.search.fleet import Group
 from isthmus.planner.search.goal import choose
@@ -98,7 +99,7 @@ def _span(at: Situation, horizon_s: float) -> Span:
 def _tried(at: Situation, run: RunSpec) -> tuple[list[_Answers], dict[str, str]]:
     """The options, from the least change to the largest, and those that cannot be."""
     alone = {head: left_alone(at, head) for head in at.groups}
-    tried = [_Answers(NOTHING, _why_nothing(at, alone), alone, is_kept=True)]
+    tried = [_Answers(NOTHING, why_nothing(at, alone), alone, is_kept=True)]
     misses: dict[str, str] = {}
     known = {head: [alone[head]] for head in at.hurt}
     for name, (answer, why) in LAYOUT_KEPT.items():
@@ -107,7 +108,7 @@ def _tried(at: Situation, run: RunSpec) -> tuple[list[_Answers], dict[str, str]]
         if kept:
             tried.append(_Answers(name, why, alone | kept))
         elif found:
-            misses[name] = _why_not(name)
+            misses[name] = why_not(name)
         for head, each in kept.items():
             known[head].append(each)
     again = _again(at, alone, known)
@@ -121,38 +122,7 @@ def _tried(at: Situation, run: RunSpec) -> tuple[list[_Answers], dict[str, str]]
     return tried, misses
 
 
-def _why_nothing(at: Situation, alone: Mapping[str, Answer]) -> str:
-    why = ["the running layout on the fleet as it is now"]
-    stand = [head for head, answer in alone.items() if answer.stands_s >= at.repair_s or head in at.gone]
-    spares = [head for head, answer in alone.items() if answer.move.num_bytes]
-    why += [f"{', '.join(stand)} stands until it is repaired"] * bool(stand)
-    why += [f"idle nodes replace the lost ones of {', '.join(spares)}"] * bool(spares)
-    return "; ".join([*why, *_assumed_stages(at)])
-
-
-def _assumed_stages(at: Situation) -> list[str]:
-    """Where no event names the stage of its nodes, the one that is taken."""
-    told: list[str] = []
-    for head, damages in at.damages.items():
-        for damage in damages:
-            hit = locate(at.job, at.before[head], damage)
-            if hit is not None and damage.stage < 0 and at.before[head][hit.band].layout.pp > 1:
-                told.append(f"{damage.chip} of {damage.site}: stage {hit.first} is taken to be hit")
-    return told
-
-
-def _why_not(name: str) -> str:
-    return {
-        "use spares": "not enough idle nodes of that kind, or nodes are lost: then doing nothing uses them",
-        "shift the batch": "no node is slow, or memory lacks",
-        "drop replicas": "no whole replicas are left, or memory lacks",
-        "cut the layers again": "no pipeline whose layers could be cut otherwise",
-    }[name]
-
-
-def _again(
-    at: Situation, alone: Mapping[str, Answer], known: Mapping[str, list[Answer]]
-) -> _Answers | None:
+def _again(at: Situation, alone: Mapping[str, Answer], known: Mapping[str, list[Answer]]) -> _Answers | None:
     """A new layout of the groups concerned, and of sites that come back; the others keep theirs."""
     found: dict[str, Answer] = {}
     for head in at.hurt:
@@ -196,9 +166,7 @@ def _everything(at: Situation, run: RunSpec, tried: Sequence[_Answers]) -> _Answ
     if plan is None:
         return {name: "the model fits no site, and no pipeline over the sites"}
     kept = {site.name for site in plan.sites}
-    answers = {
-        group.sites[0]: _as_answer(at, group, known) for group in groups if group.sites[0] in kept
-    }
+    answers = {group.sites[0]: _as_answer(at, group, known) for group in groups if group.sites[0] in kept}
     if plan.inner_steps == at.plan.inner_steps and plan.codec == at.plan.codec and _same(answers, tried):
         return {name: f"it would be the same as to {_same(answers, tried)}"}
     why = f"H {plan.inner_steps}, {plan.codec}; {len(answers)} site{'s' * (len(answers) > 1)}"

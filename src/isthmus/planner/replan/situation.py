@@ -66,7 +66,7 @@ class Situation:
         return [each for each in dict.fromkeys([*named, *grown]) if each not in self.gone]
 
 
-def situate(  # noqa: PLR0913 - what is known has this many parts
+def situate(
     plan: Plan,
     fleet: FleetSpec,
     run: RunSpec,

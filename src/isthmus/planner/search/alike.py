@@ -116,9 +116,7 @@ def search_pool(job: Job, pool: Pool, batch: int, keep: int = 1, limit_s: float 
     return found
 
 
-def _by_bound(
-    job: Job, pool: Pool, batch: int, limit_s: float = math.inf
-) -> Iterator[tuple[float, Layout]]:
+def _by_bound(job: Job, pool: Pool, batch: int, limit_s: float = math.inf) -> Iterator[tuple[float, Layout]]:
     """Candidates from the lowest bound on: the simple bound says who is next to get the second one. Those
     whose simple bound is `limit_s` or more are left out."""
     usable = families(job.run, pool.per_node)
