@@ -81,3 +81,13 @@ def test_bf16_is_taken_only_where_it_pays(monkeypatch, bf16_s, dtype):
     choice = choose_dtype(1e9, lambda: spend(1.0), lambda: spend(bf16_s))
     assert choice.dtype == dtype
     assert choice.fp32_gflops == 1.0
+
+
+def test_the_cpu_tells_time_and_memory():
+    chip = chips.get("cpu")
+    before, held = chip.mark(), chip.reset_peak()
+    block = bytearray(b"1" * (64 << 20))
+    chip.synchronize()
+    assert chip.seconds(before, chip.mark()) > 0
+    assert chip.peak_bytes() >= held + len(block) // 2
+    assert chip.fixed_bytes() > 0

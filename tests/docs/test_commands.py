@@ -55,9 +55,15 @@ def _run(command: str, folder: Path) -> str:
 
 
 PAGES = [
-    "docs/tutorial.md", "docs/huggingface.md", "docs/moe.md", "docs/upcycling.md", "docs/simulate.md",
+    "docs/tutorial.md",
+    "docs/huggingface.md",
+    "docs/moe.md",
+    "docs/upcycling.md",
+    "docs/simulate.md",
+    "docs/cost-model.md",
+    "docs/probe.md",
     "docs/replan.md",
-]  # fmt: skip
+]
 
 
 @pytest.mark.timeout(300)

@@ -146,7 +146,9 @@ class Fleet:
 
     def __init__(self, tmp_path, certificates, **changes):
         self.path, self.certs = tmp_path, certificates
-        self.outer = OuterSpec(**{"codec": "int8", "down_codec": "int8", "block_size": 16} | changes.pop("outer", {}))
+        self.outer = OuterSpec(
+            **{"codec": "int8", "down_codec": "int8", "block_size": 16} | changes.pop("outer", {})
+        )
         terms = messages.Terms(
             inner_steps=2,
             codec=self.outer.codec,

@@ -86,15 +86,10 @@ def test_strict_waits():
     assert unmeasured.overlap_s == 40.0
 
 
-def expected(step_s: float, **parts: float) -> Expected:
-    return Expected(step_s=step_s, low_s=step_s, high_s=step_s, tokens_per_s=1, bound_s=1, gap=0, parts=parts)
-
-
 def test_nodes_that_the_plan_leaves_unused_are_spares():
-    plan = replace(PLAN, expected=expected(3.0))
-    weihai = replace(plan.sites[1], chips=["h100", "h100"])
-    plan = replace(plan, sites=[plan.sites[0], weihai])
-    job = derive_job(plan, FLEET, RUN, spares={"weihai": 1})
+    weihai = replace(PLAN.sites[1], chips=["h100", "h100"])
+    sites = [replace(site, step_s=3.0) for site in (PLAN.sites[0], weihai)]
+    job = derive_job(replace(PLAN, sites=sites), FLEET, RUN, spares={"weihai": 1})
     assert [(each.nodes, each.spares, each.step_s) for each in job.sites] == [(3, 0, 3.0), (1, 3, 3.0)]
     assert job.sites[1].mtbf_s == 4e6
 
@@ -104,18 +99,32 @@ def test_a_pipeline_over_sites_stops_as_one():
         return StagePlan(site=site, chip="a100", first_layer=first, end_layer=first + 2)
 
     line = PipelinePlan(layout=Layout(tp=2, pp=4), stages=[stage("jinan", 0), stage("weihai", 2)])
-    sites = [replace(site, pipelines=[line]) for site in PLAN.sites]
-    plan = replace(PLAN, sites=sites, expected=expected(3.0, wan=0.5))
-    job = derive_job(plan, FLEET, RUN)
+    chips = [chip for site in PLAN.sites for chip in site.chips]
+    both = replace(PLAN.sites[0], chips=chips, step_s=3.0, pipelines=[line])
+    expected = Expected(
+        step_s=3,
+        low_s=3,
+        high_s=3,
+        simulated_s=3,
+        tokens_per_s=1,
+        bound_s=1,
+        gap=0,
+        parts={"long lines": 0.5},
+    )
+    apart = derive_job(PLAN, FLEET, RUN, step_s=STEP_S)
+    job = derive_job(replace(PLAN, sites=[both], expected=expected), FLEET, RUN)
     assert job.mode == "none"
-    assert [each.replica_nodes for each in job.sites] == [4, 4]
+    assert [each.replica_nodes for each in job.sites] == [4]
+    assert job.sites[0].nodes == sum(each.nodes for each in apart.sites)
+    assert job.sites[0].nodes / job.sites[0].mtbf_s == pytest.approx(
+        sum(each.nodes / each.mtbf_s for each in apart.sites)
+    )
     assert job.sites[0].line.transfer_s == 0.5
-    assert sum(each.step_tokens for each in job.sites) == 12 * 256
 
 
 def test_without_a_step_time_it_says_how_to_get_one():
     with pytest.raises(InputError, match="--step-s") as caught:
-        derive_job(PLAN, FLEET, RUN)
+        derive_job(make_plan(FLEET, RUN), FLEET, RUN)
     assert "jinan" in caught.value.message
 
 

@@ -51,6 +51,33 @@ class Ascend:
 
         return choose_dtype(2.0 * size**3, lambda: run(a), lambda: run(a_bf16))
 
+    def mark(self) -> Any:
+        npu, _ = _require()
+        event: Any = npu.Event(enable_timing=True)
+        event.record()
+        return event
+
+    def synchronize(self) -> None:
+        npu, _ = _require()
+        npu.synchronize()
+
+    def seconds(self, start: Any, end: Any) -> float:
+        return start.elapsed_time(end) / 1000
+
+    def fixed_bytes(self) -> int:
+        npu, _ = _require()
+        free, total = npu.mem_get_info()
+        return max(0, total - free - npu.memory_reserved())
+
+    def reset_peak(self) -> int:
+        npu, _ = _require()
+        npu.reset_peak_memory_stats()
+        return npu.memory_allocated()
+
+    def peak_bytes(self) -> int:
+        npu, _ = _require()
+        return npu.max_memory_allocated()
+
 
 def _require() -> tuple[Any, str]:
     """(torch.npu, version of torch_npu). Importing torch_npu is what registers the device and HCCL."""

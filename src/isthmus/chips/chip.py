@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 import msgspec
 
@@ -55,6 +55,30 @@ class Chip(Protocol):
 
     def best_dtype(self) -> DtypeChoice:
         """fp32 or bf16, by timing a matmul on this machine, which takes some milliseconds."""
+        ...
+
+    def mark(self) -> Any:
+        """A moment in the order of this chip's work: after all that was asked of it so far."""
+        ...
+
+    def synchronize(self) -> None:
+        """Return when everything asked of this process's chip is done."""
+        ...
+
+    def seconds(self, start: Any, end: Any) -> float:
+        """Between two marks. Call `synchronize` after the later one first."""
+        ...
+
+    def fixed_bytes(self) -> int:
+        """Of the chip's memory, what this process takes beside tensors; on a CPU all that it holds now."""
+        ...
+
+    def reset_peak(self) -> int:
+        """Bytes held now, by this process on a CPU, in tensors elsewhere; the peak counts from here."""
+        ...
+
+    def peak_bytes(self) -> int:
+        """Most bytes held at once since `reset_peak`."""
         ...
 
 

@@ -1,7 +1,10 @@
 """CPUs: gloo between ranks, one rank per process and as many threads as it may run on cores."""
 
+import contextlib
 import os
 import platform
+import resource
+import time
 from pathlib import Path
 
 import torch
@@ -41,6 +44,35 @@ class Cpu:
         a, b = torch.ones(size, size), torch.ones(size, size)
         a_bf16, b_bf16 = a.bfloat16(), b.bfloat16()
         return choose_dtype(2.0 * size**3, lambda: a @ b, lambda: a_bf16 @ b_bf16)
+
+    def mark(self) -> float:
+        return time.perf_counter()
+
+    def synchronize(self) -> None:
+        """Nothing runs on behind the caller's back."""
+
+    def seconds(self, start: float, end: float) -> float:
+        return end - start
+
+    def fixed_bytes(self) -> int:
+        return _status_bytes("VmRSS") or self.peak_bytes()
+
+    def reset_peak(self) -> int:
+        with contextlib.suppress(OSError):  # without it the peak is that since the process began
+            Path("/proc/self/clear_refs").write_text("5")
+        return self.fixed_bytes()
+
+    def peak_bytes(self) -> int:
+        return _status_bytes("VmHWM") or resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def _status_bytes(field: str) -> int:
+    """A size in /proc/self/status; 0 where there is none."""
+    try:
+        lines = Path("/proc/self/status").read_text().splitlines()
+    except OSError:
+        return 0
+    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{field}:")), 0)
 
 
 def _usable_cores() -> int:

@@ -1,5 +1,7 @@
 """NVIDIA GPUs, by torch.cuda and NCCL."""
 
+from typing import Any
+
 import torch
 
 from isthmus.chips.chip import DtypeChoice, Facts, choose_dtype
@@ -44,6 +46,28 @@ class Cuda:
             torch.cuda.synchronize()
 
         return choose_dtype(2.0 * size**3, lambda: run(a), lambda: run(a_bf16))
+
+    def mark(self) -> Any:
+        event: Any = torch.cuda.Event(enable_timing=True)
+        event.record()
+        return event
+
+    def synchronize(self) -> None:
+        torch.cuda.synchronize()
+
+    def seconds(self, start: Any, end: Any) -> float:
+        return start.elapsed_time(end) / 1000
+
+    def fixed_bytes(self) -> int:
+        free, total = torch.cuda.mem_get_info()
+        return max(0, total - free - torch.cuda.memory_reserved())
+
+    def reset_peak(self) -> int:
+        torch.cuda.reset_peak_memory_stats()
+        return torch.cuda.memory_allocated()
+
+    def peak_bytes(self) -> int:
+        return torch.cuda.max_memory_allocated()
 
 
 def _require() -> None:

@@ -80,9 +80,13 @@ def train(
 
 
 def build_learner(job: Job, group: Collective) -> Learner:
-    """The model with its first weights, on this rank's chip, in the number format that is faster there."""
-    site = job.plan.site(job.site)
-    chip = chips.get(site.chips[group.rank])
+    """The model with its first weights, and what trains it."""
+    return Learner(build_model(job, group), job.run.train, group, job.plan.site(job.site).micro_batch)
+
+
+def build_model(job: Job, group: Collective) -> Transformer:
+    """With its first weights, on this rank's chip, in the number format that is faster there."""
+    chip = chips.get(job.plan.site(job.site).chips[group.rank])
     precision = job.run.train.precision
     if precision == "auto":
         precision = chip.best_dtype().dtype
@@ -92,8 +96,7 @@ def build_learner(job: Job, group: Collective) -> Learner:
         load_weights(model, Path(job.run.train.init_from).expanduser())
     else:
         init_weights(model, job.run.train.seed)
-    model.to(chip.device(job.local_rank))
-    return Learner(model, job.run.train, group, site.micro_batch)
+    return model.to(chip.device(job.local_rank))
 
 
 def load_weights(model: Transformer, folder: Path) -> None:

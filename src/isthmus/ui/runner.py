@@ -72,7 +72,7 @@ def run_site(
     if rank and not rank.is_first_of_node:
         wait_until(lambda: is_written(place, spec, fleet, plan), path)
         become_rank(place, site, remote.servers, remote.certs, rank)
-    _prepare_data(spec)
+    prepare_data(spec)
     write_run(place, spec, fleet, plan, hosts=None)
     if rank:
         become_rank(place, site, remote.servers, remote.certs, rank)
@@ -92,7 +92,7 @@ def run(path: Path, spec: RunSpec, fleet: FleetSpec) -> RunView:
     for warning in plan.warnings:
         print(f"note: {warning}", file=sys.stderr)
     resumed = write_run(place, spec, fleet, plan)
-    _prepare_data(spec)
+    prepare_data(spec)
     launch = Launch(place, plan, fleet)
     launch.journal.emit(started(spec, plan))
     print(f"{'resuming' if resumed else 'training'} in {path}", file=sys.stderr)
@@ -166,7 +166,8 @@ def _check_start(spec: RunSpec) -> None:
         check_start(Path(spec.train.init_from).expanduser(), spec.model, spec.data.tokenizer)
 
 
-def _prepare_data(spec: RunSpec) -> None:
+def prepare_data(spec: RunSpec) -> None:
+    """Tokenizer and shards of the run, with a bar while they are made."""
     columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeElapsedColumn())
     with Progress(*columns, console=tables.console(stderr=True), transient=True) as bar:
         task = bar.add_task("data", total=1.0)

@@ -10,8 +10,9 @@ from msgspec.structs import replace
 
 from isthmus.planner.chips.find import find_chip
 from isthmus.planner.cost.factors import COMPONENTS, Factors
-from isthmus.planner.cost.ideal import DENSE, HEAD, MOE, Setting, ideal_passes
+from isthmus.planner.cost.ideal import Setting, ideal_passes
 from isthmus.planner.cost.network import Network
+from isthmus.planner.cost.shapes import DENSE, HEAD, MOE
 from isthmus.planner.cost.table import Table
 from isthmus.planner.cost.tabulate import block_kinds, tabulate
 from isthmus.planner.layout import Layout

@@ -1,4 +1,4 @@
-"""The belief as a file: the measured runs it rests on, and the solution, so that reading it solves nothing."""
+"""The belief as a file: the measured runs it rests on, and the solution, so that reading solves nothing."""
 
 from functools import cache
 from importlib.resources import files
@@ -8,7 +8,7 @@ import numpy as np
 
 from isthmus.errors import CorruptError
 from isthmus.planner.belief.law import step_log
-from isthmus.planner.belief.posterior import Posterior, condition
+from isthmus.planner.belief.posterior import Posterior, cholesky, condition
 from isthmus.planner.belief.prior import Scales, covariance, kinship
 from isthmus.planner.belief.query import FACTORS, Observation, design
 
@@ -36,7 +36,7 @@ class Belief(msgspec.Struct, frozen=True, kw_only=True):
         slopes = step_log(theta, known)[1]
         kin = kinship(known, known, self.scales)
         total = covariance(kin, (slopes, slopes), self.scales) + np.diag(noise)
-        return Posterior(self.scales, known, theta, np.array(self.weights), noise, np.linalg.cholesky(total))
+        return Posterior(self.scales, known, theta, np.array(self.weights), noise, cholesky(total))
 
 
 def make_belief(runs: list[Observation], command: str, scales: Scales | None = None) -> Belief:

@@ -118,13 +118,17 @@ def condition(runs: list[Observation], scales: Scales | None = None) -> Posterio
     for turn in range(ROUNDS if runs else 0):
         logs, slopes = step_log(theta, known)
         total = covariance(kin, (slopes, slopes), scales) + np.diag(noise)
-        root = np.linalg.cholesky(total)
-        inverse = np.linalg.inv(total)
+        root = cholesky(total)
+        inverse: Floats = np.linalg.inv(total).astype(np.float64)
         weights = inverse @ (seen - logs + slopes @ (theta - guess()))
         if turn < ROUNDS - 1:
             noise = (scales.noise**2 + known.doubt**2) * _tails(weights, np.diag(inverse))
             theta = theta + np.clip(guess() + spreads() ** 2 * (slopes.T @ weights) - theta, -0.5, 0.5)
     return Posterior(scales, known, theta, weights, noise, root)
+
+
+def cholesky(total: Floats) -> Floats:
+    return np.linalg.cholesky(total).astype(np.float64)
 
 
 def _tails(weights: Floats, precisions: Floats) -> Floats:

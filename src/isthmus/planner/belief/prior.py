@@ -102,7 +102,7 @@ def alike(left: Design, right: Design, names: tuple[str, ...]) -> Floats:
     both = np.ones((left.size, right.size))
     for name in names:
         ours, theirs = left.groups[name], right.groups[name]
-        both *= (ours[:, None] == theirs[None, :]) & (ours != "")[:, None]
+        both *= (ours[:, None] == theirs[None, :]) & (ours != 0)[:, None]
     return both
 
 

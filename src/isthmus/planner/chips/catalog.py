@@ -43,7 +43,7 @@ RTX-4090       ada        82.6   165.2  330.3   -      24   1008  +32    ~1.25  
 H100-80GB      hopper     66.9   989.4  1978.9  -      80   3350  450    50     8    0      nccl    h100
 H100-80GB-PCIe hopper     ~51    756.5  +1513   -      80   2000  +64    ~50    8    0      nccl    pb11133
 H100-94GB-NVL  hopper     ~60    ~835   ~1671   -      94   ~3900 +64    ~50    8    0      nccl    nvl
-H100-96GB-500W hopper     ~66.9  ~989.4 ~1978.9 -      96   2400  ~450   50     8    0      nccl    ttitan
+H100-96GB-500W hopper     ~66.9  +884   +1769   -      96   2400  ~450   50     8    0      nccl    ttitan
 H800-80GB      hopper     ~66.9  ^989.4 ~1978.9 -      80   ~3350 ~200   ~50    8    0      nccl    h800
 H20            hopper     44     148    +296    -      96   4000  450    ~50    8    0      nccl    h20
 H200           hopper     66.9   989.4  1978.9  -      141  4800  450    50     8    0      nccl    h200
@@ -102,7 +102,8 @@ SOURCES = {
     "h100": "glennklockwood.com/garden/processors/h100",
     "pb11133": "NVIDIA PB-11133-001 (H100 PCIe); LLM-Viewer",
     "nvl": "gpu.blog/gpus/nvidia-h100-nvl (memory)",
-    "ttitan": "github.com/pytorch/torchtitan benchmarks (96 GB HBM2e of 2.4 TB/s, 500 W, 400 Gb/s)",
+    "ttitan": "github.com/pytorch/torchtitan benchmarks (96 GB HBM2e of 2.4 TB/s, 500 W, 400 Gb/s); rates: "
+    "those at 700 W x (500 / 700)^(1/3), as power goes with the cube of the clock",
     "h800": "FlagPerf's MFU of llama2_70B implies the peak; the rest as H100, NVLink 400 GB/s both ways",
     "h20": "zangshuxian.com/new/674733024499207168; willitrunai.com/es/gpus/h20-96gb",
     "h200": "glennklockwood.com/garden/processors/h100; rooflinenotes.dev/accelerators",

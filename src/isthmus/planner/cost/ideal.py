@@ -11,9 +11,8 @@ from typing import NamedTuple
 import numpy as np
 
 from isthmus.planner.chips.chip import ChipModel
-from isthmus.planner.cost.factors import COMPONENTS
 from isthmus.planner.cost.network import Network, all_gather_s, all_to_all_s
-from isthmus.planner.cost.shapes import DENSE, EMBEDDING, HEAD, MOE
+from isthmus.planner.cost.shapes import DENSE, MOE
 from isthmus.planner.cost.table import Floats
 from isthmus.planner.layout import Layout
 from isthmus.spec.model import ModelSpec
@@ -228,19 +227,25 @@ SELECTIVE_CORE = np.array([0.0, 0.0, 1.0, 0.0, 1.0, 0.0, 0.0, 0.0, 0.2, 0.0, 0.0
 def ideal_passes(model: ModelSpec, network: Network, setting: Setting) -> Floats:
     """[kind, pass, component]: ideal seconds of a micro-batch; kinds EMBEDDING, DENSE, MOE, HEAD; passes
     forward, backward, and what is computed again under the layout's recompute. A layer is dense or MoE."""
-    layout, fused = setting.layout, setting.fused
-    attention = np.array(_attention(model, setting))
-    attention[COMPONENTS.index("context")] = _key_value_s(model, layout, network)
-    kinds = np.zeros((4, len(Pass._fields)))
-    kinds[EMBEDDING] = _embedding(model, setting)
-    kinds[DENSE] = attention + _feed_forward(model, setting, model.ffn_size)
+    layout = setting.layout
+    attention = _attention(model, setting)._replace(context=_key_value_s(model, layout, network))
+    dense = _feed_forward(model, setting, model.ffn_size)
+    shared, experts = Pass(), Pass()
     if model.num_experts:
-        kinds[MOE] = attention + _feed_forward(model, setting, model.shared_ffn_size)
-        kinds[MOE] += _experts(model, setting, network)
-    kinds[HEAD] = _head(model, setting)
+        shared = _feed_forward(model, setting, model.shared_ffn_size)
+        experts = _experts(model, setting, network)
+    nothing = Pass()
+    parts = np.array(
+        [
+            [_embedding(model, setting), attention, attention, _head(model, setting)],
+            [nothing, dense, shared, nothing],
+            [nothing, nothing, experts, nothing],
+        ]
+    )
+    kinds = parts.sum(axis=0)
     again = np.zeros_like(kinds)
-    if layout.recompute == "full":
-        again[DENSE : MOE + 1] = kinds[DENSE : MOE + 1]
-    elif layout.recompute == "selective":
-        again[DENSE : MOE + 1] = kinds[DENSE : MOE + 1] * (SELECTIVE if fused else SELECTIVE_CORE)
+    if layout.recompute != "none":
+        selective = SELECTIVE if setting.fused else SELECTIVE_CORE
+        layers = slice(DENSE, MOE + 1)
+        again[layers] = kinds[layers] * (1.0 if layout.recompute == "full" else selective)
     return np.stack([kinds, kinds * BACKWARD, again], axis=1)

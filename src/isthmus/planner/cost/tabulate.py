@@ -33,24 +33,32 @@ def tabulate(
     shapes = shapes_of(model)
     kinds = shapes.kinds
     setting = Setting.of(model, chip, network, layout, factors.fused_attention)
-    passes = ideal_passes(model, network, setting)
-    scaled = passes * component_factors(factors)
-    seconds = scaled.sum(axis=2) * factors.total
+    scaled = ideal_passes(model, network, setting) * (component_factors(factors) * factors.total)
+    forward, backward, again = scaled.sum(axis=2).T.take(kinds, axis=1)
+    parts = (scaled[:, 0] + scaled[:, 1]).T.take(kinds, axis=1)
     memory = block_bytes(shapes, layout, convention)
-    forward_backward = (scaled[:, 0] + scaled[:, 1]) * factors.total
+    dense, experts, state, activations, checkpoint = np.array(
+        [
+            memory.dense_params,
+            memory.expert_params,
+            memory.state,
+            memory.activations,
+            memory.checkpoint,
+        ]
+    ).take(kinds, axis=1)
     return Table(
-        forward_s=seconds[kinds, 0],
-        backward_s=seconds[kinds, 1],
-        recompute_s=seconds[kinds, 2],
-        state_bytes=memory.state[kinds],
-        activation_bytes=memory.activations[kinds],
-        checkpoint_bytes=memory.checkpoint[kinds],
-        sync_bytes=memory.dense_params[kinds] * GRAD_BYTES,
-        expert_sync_bytes=memory.expert_params[kinds] * GRAD_BYTES,
-        params=(memory.dense_params + memory.expert_params)[kinds],
+        forward_s=forward,
+        backward_s=backward,
+        recompute_s=again,
+        state_bytes=state,
+        activation_bytes=activations,
+        checkpoint_bytes=checkpoint,
+        sync_bytes=dense * GRAD_BYTES,
+        expert_sync_bytes=experts * GRAD_BYTES,
+        params=dense + experts,
         fixed_bytes=memory.fixed,
         send_s=factors.send * factors.total * stage_send_s(model, network, layout),
-        parts={name: forward_backward[kinds, index] for index, name in enumerate(COMPONENTS)},
+        parts=dict(zip(COMPONENTS, parts, strict=True)),
     )
 
 

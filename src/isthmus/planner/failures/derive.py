@@ -9,7 +9,7 @@ import msgspec
 from isthmus.errors import InputError
 from isthmus.planner.failures.job import Job, LineFaults, Mode, SiteJob, check_job
 from isthmus.planner.plan import Plan, SitePlan
-from isthmus.spec.fleet import FleetSpec, NodeSpec, SiteSpec
+from isthmus.spec.fleet import FleetSpec, NodeSpec
 from isthmus.spec.ranges import AtLeast1, NonNegative
 from isthmus.spec.run import RunSpec
 from isthmus.units import Bandwidth, Bytes, Seconds
@@ -73,10 +73,9 @@ def derive_job(
     mode = _mode(plan)
     sites = []
     for site in plan.sites:
-        spec = fleet.sites[site.name]
-        nodes, unused = _nodes(site, spec)
+        nodes, unused = _nodes(site, fleet)
         state_bytes = plan.num_params * STATE_BYTES[run.train.optimizer]
-        replica = _replica_nodes(site, spec, assume)
+        replica = _replica_nodes(site, nodes, assume)
         part_s = state_bytes / replica / assume.write.bytes_per_s
         sites.append(
             SiteJob(
@@ -84,8 +83,8 @@ def derive_job(
                 nodes=sum(node.count for node in nodes),
                 spares=unused + spares.get(site.name, 0),
                 mtbf_s=_mtbf_s(nodes, assume),
-                step_s=_step_s(plan, site.name, step_s),
-                step_tokens=_step_tokens(plan, run, mode),
+                step_s=_step_s(plan, site, step_s),
+                step_tokens=plan.batch_size * run.data.seq_len,
                 replica_nodes=replica,
                 detect_s=assume.detect,
                 restart_s=assume.restart,
@@ -117,7 +116,7 @@ def checkpoint_bytes(plan: Plan, run: RunSpec) -> Bytes:
 
 def _refuse_strangers(plan: Plan, fleet: FleetSpec, named: Sequence[str]) -> None:
     planned = [site.name for site in plan.sites]
-    for name in planned:
+    for name in dict.fromkeys(place for site in plan.sites for place in _places(site)):
         if name not in fleet.sites:
             hint = f"the fleet has {', '.join(fleet.sites)}; give the fleet that the plan was made for"
             raise InputError(f"the plan's site '{name}' is not in the fleet", where="plan", hint=hint)
@@ -127,21 +126,23 @@ def _refuse_strangers(plan: Plan, fleet: FleetSpec, named: Sequence[str]) -> Non
             raise InputError(f"there is no site '{name}'", where=name, hint=hint)
 
 
+def _places(site: SitePlan) -> list[str]:
+    """The fleet's sites that it stands for: itself, and where else its pipelines have stages."""
+    stages = (stage.site for line in site.pipelines for stage in line.stages)
+    return list(dict.fromkeys([site.name, *stages]))
+
+
 def _mode(plan: Plan) -> Mode:
-    stages = (stage.site for site in plan.sites for line in site.pipelines for stage in line.stages)
-    reached = {site.name for site in plan.sites} | set(stages)
-    is_across = any(
-        stage.site != site.name for site in plan.sites for line in site.pipelines for stage in line.stages
-    )
-    if len(reached) == 1 or is_across:
+    if len(plan.sites) == 1:
         return "none"
     return "strict" if plan.mode == "strict" else "elastic"
 
 
-def _nodes(site: SitePlan, spec: SiteSpec) -> tuple[list[NodeSpec], int]:
-    """Nodes that the plan's ranks fill, and how many it leaves unused: those are spares."""
+def _nodes(site: SitePlan, fleet: FleetSpec) -> tuple[list[NodeSpec], int]:
+    """Nodes that the plan's ranks fill, and how many it leaves unused: those are spares. A pipeline over
+    sites stops as one, so that all its nodes count alike."""
     left, used, unused = Counter(site.chips), [], 0
-    for node in spec.nodes:
+    for node in (node for place in _places(site) for node in fleet.sites[place].nodes):
         wanted = max((math.ceil(left[chip] / count) for chip, count in node.chips.items()), default=0)
         taken = min(node.count, wanted)
         left -= Counter({chip: taken * count for chip, count in node.chips.items()})
@@ -162,31 +163,24 @@ def _mtbf_s(nodes: Sequence[NodeSpec], assume: Assumptions) -> float:
     return sum(count for count, _ in means) / sum(count / mean for count, mean in means)
 
 
-def _replica_nodes(site: SitePlan, spec: SiteSpec, assume: Assumptions) -> int:
+def _replica_nodes(site: SitePlan, nodes: Sequence[NodeSpec], assume: Assumptions) -> int:
     if not site.pipelines:
         return assume.replica
-    per_node = max(sum(node.chips.values()) for node in spec.nodes)
+    per_node = max(sum(node.chips.values()) for node in nodes)
     return max(math.ceil(line.layout.chips_per_replica / per_node) for line in site.pipelines)
 
 
-def _step_s(plan: Plan, site: str, step_s: Mapping[str, float]) -> float:
-    if site in step_s:
-        return step_s[site]
-    if plan.expected is None:
+def _step_s(plan: Plan, site: SitePlan, step_s: Mapping[str, float]) -> float:
+    known = step_s.get(site.name) or site.step_s
+    if known is None:
         hint = "measure it (`isthmus status` of a run) and give it, for example --step-s 2.5"
-        raise InputError(f"the plan does not say how long a step takes at site '{site}'", hint=hint)
-    return plan.expected.step_s
-
-
-def _step_tokens(plan: Plan, run: RunSpec, mode: Mode) -> int:
-    """Of one site: sites that step as one share the batch."""
-    tokens = plan.batch_size * run.data.seq_len
-    return max(1, tokens // len(plan.sites)) if mode == "none" else tokens
+        raise InputError(f"the plan does not say how long a step takes at site '{site.name}'", hint=hint)
+    return known
 
 
 def _line(site: SitePlan, mode: Mode, plan: Plan, assume: Assumptions) -> LineFaults:
     """Between windows the plan's transfer. A pipeline over sites: what its step spends on the line."""
-    of_step = plan.expected.parts.get("wan", 0.0) if plan.expected else 0.0
+    of_step = plan.expected.parts.get("long lines", 0.0) if plan.expected else 0.0
     return LineFaults(
         transfer_s=of_step if mode == "none" else site.transfer_s,
         slow_per_day=assume.slow_per_day,

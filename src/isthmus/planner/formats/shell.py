@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 from isthmus.errors import InputError
 
-MAX_TEXT = 1_000_000
+MAX_TEXT = 200_000
 """Characters of a script, and of any value in it."""
 
 _ASSIGN = re.compile(

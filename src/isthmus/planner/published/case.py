@@ -8,20 +8,23 @@ from msgspec.structs import replace
 
 from isthmus.errors import InputError
 from isthmus.planner.chips.chip import ChipModel
-from isthmus.planner.chips.find import find_chip
 from isthmus.planner.cost.network import Network
-from isthmus.planner.layout import Layout, Precision, Recompute, Sharding
+from isthmus.planner.layout import Layout
 from isthmus.planner.published.flops import token_flops
 from isthmus.planner.published.frameworks import Framework, find_framework
+from isthmus.planner.published.kinds import chips_of
+from isthmus.planner.published.placement import ACCUMULATION, layout_of, shard_group_of, stages_of
 from isthmus.planner.published.rows import Row
-from isthmus.planner.published.shape import Shape, shape_of
-from isthmus.spec.count import count_params
+from isthmus.planner.published.shape import shape_of
+from isthmus.planner.published.usual import USUAL, usual_name
 from isthmus.spec.model import ModelSpec
 
 
 class Case(msgspec.Struct, frozen=True, kw_only=True):
     id: str
     source: str
+    name: str = ""
+    """Of the model, as the row has it."""
     model: ModelSpec
     core: float
     chips: list[ChipModel]
@@ -79,10 +82,10 @@ def _case(row: Row) -> Case | str:
     shape = shape_of(row)
     if isinstance(shape, str):
         return shape
-    framework = find_framework(row.source, row.url_or_repo_path, row.notes)
-    chips = _chips(row)
+    framework = _framework(row)
     assumed = list(shape.assumed)
-    layout = _layout(row, shape, framework, chips[0], assumed)
+    chips = chips_of(row, assumed)
+    layout = layout_of(row, shape, framework, chips[0], assumed)
     if isinstance(layout, str):
         return layout
     if not chips[0].peak_tflops(layout.precision):
@@ -90,14 +93,15 @@ def _case(row: Row) -> Case | str:
     case = Case(
         id=row.id,
         source=row.source,
+        name=row.model,
         model=shape.model,
         core=shape.core * _imbalance(framework, layout.cp) * _old_kernel(framework, chips[0]),
         chips=_spread(chips, layout.pp),
         network=_network(row, chips[0], framework),
         layout=layout,
-        stages=_stages(row, shape.model.num_layers, layout),
+        stages=stages_of(row, shape.model.num_layers, layout),
         recomputed=_recomputed(row, framework, layout),
-        shard_group=_shard_group(row, layout),
+        shard_group=shard_group_of(row, layout),
         nodes=max(1.0, row.n_chips / (row.chips_per_node or chips[0].per_node)),
         framework=framework,
         recipe=" ".join([row.precision.lower() or layout.precision, *shape.kind]),
@@ -118,9 +122,11 @@ _DOUBTS: tuple[tuple[str, float], ...] = (
 
 
 def _doubt(row: Row) -> float:
-    """Micro-batches that the notes state count as a global batch."""
+    """Micro-batches that the notes state count as a global batch; a script's settings are known well."""
+    if usual_name(row):
+        return 0.05
     squares = sum(doubt**2 for column, doubt in _DOUBTS if not getattr(row, column))
-    stated = bool(_ACCUMULATION.search(row.notes)) and not row.global_batch
+    stated = bool(ACCUMULATION.search(row.notes)) and not row.global_batch
     return (squares - (0.04**2 if stated else 0.0)) ** 0.5
 
 
@@ -135,26 +141,6 @@ def _old_kernel(framework: Framework, chip: ChipModel) -> float:
     first = 1.9 if framework.flash == 1 else 1.0
     later = chip.generation in ("hopper", "blackwell") and framework.flash < 3
     return first * (1.7 if later else 1.0)
-
-
-def _chips(row: Row) -> list[ChipModel]:
-    """One for each kind: 'RTX-2080x8+RTX-3090x4' has two, for each chip of the name."""
-    names = [part.strip() for part in re.split(r"[+/|,;&]|\band\b", row.chip) if part.strip()]
-    if len(names) == 1 or row.hetero in ("", "0"):
-        names = [row.chip]
-    return [_tf32(find_chip(name)) for name in names for _ in range(_count(name, len(names)))]
-
-
-def _count(name: str, kinds: int) -> int:
-    match = re.search(r"x\s*(\d+)$", name)
-    return int(match.group(1)) if match and kinds > 1 else 1
-
-
-def _tf32(chip: ChipModel) -> ChipModel:
-    """What runs in 'fp32' on recent chips multiplies in TF32, at half the rate of bf16."""
-    if chip.generation in ("ampere", "hopper", "blackwell"):
-        return replace(chip, fp32_tflops=chip.bf16_tflops / 2)
-    return chip
 
 
 def _spread(chips: list[ChipModel], pp: int) -> list[ChipModel]:
@@ -185,117 +171,13 @@ def _network(row: Row, chip: ChipModel, framework: Framework) -> Network:
     return network
 
 
-_PRECISIONS: list[tuple[str, Precision]] = [
-    ("fp4", "fp4"), ("fp8", "fp8"), ("fp32", "fp32"), ("fp16", "fp16"),
-]  # fmt: skip
-
-
-def _precision(row: Row, framework: Framework, assumed: list[str]) -> Precision:
-    said = row.precision.lower()
-    if not said:
-        assumed.append(f"precision {framework.precision}")
-        return framework.precision
-    return next((precision for word, precision in _PRECISIONS if word in said), "bf16")
-
-
-def _layout(
-    row: Row, shape: Shape, framework: Framework, chip: ChipModel, assumed: list[str]
-) -> Layout | str:
-    tp, pp, cp = _degrees(row, shape.model, chip, assumed)
-    dp = row.dp or row.n_chips // (tp * pp * cp)
-    if dp < 1 or tp * pp * cp * dp > row.n_chips:
-        return f"tp {tp} x pp {pp} x cp {cp} x dp {dp} is not {row.n_chips} chips"
-    micro_batch, micro_batches = _batches(row, framework, (dp, pp, shape.seq_len), assumed)
-    ep = min(row.ep or 1, max(1, shape.model.num_experts))
-    return Layout(
-        tp=tp,
-        cp=cp,
-        pp=pp,
-        virtual=_virtual(row, framework, shape.model.num_layers // pp, assumed),
-        dp=dp,
-        ep=ep,
-        etp=1 if (tp * cp * dp) % ep == 0 else tp,
-        micro_batch=micro_batch,
-        micro_batches=micro_batches,
-        seq_len=shape.seq_len,
-        recompute=_recompute(row, assumed),
-        sharding=_sharding(row, framework),
-        precision=_precision(row, framework, assumed),
-    )
-
-
-def _degrees(row: Row, model: ModelSpec, chip: ChipModel, assumed: list[str]) -> tuple[int, int, int]:
-    """(tp, pp, cp); where the row has none, the least that 18 bytes a parameter fit in half of the memory."""
-    cp = row.cp or 1
-    if row.tp or row.pp:
-        return row.tp or 1, row.pp or 1, cp
-    if row.dp:
-        rest = max(1, row.n_chips // (row.dp * cp))
-        return min(rest, 8), max(1, rest // 8), cp
-    need = 18 * count_params(model) / (0.5 * chip.memory_bytes)
-    tp = pp = 1
-    while tp < 8 and tp * pp < need and tp * 2 <= row.n_chips:
-        tp *= 2
-    while tp * pp < need and tp * pp * 2 * cp <= row.n_chips and pp * 2 <= model.num_layers:
-        pp *= 2
-    assumed.append(f"tp {tp}, pp {pp}")
-    return tp, pp, cp
-
-
-def _virtual(row: Row, framework: Framework, layers: int, assumed: list[str]) -> int:
-    """Chunks of a stage with so many layers."""
-    if framework.interleaved and not row.vpp and (row.pp or 1) > 1:
-        assumed.append(f"{layers} chunks to a stage")
-        return max(1, layers)
-    return max(1, min(row.vpp or 1, layers))
-
-
-_ACCUMULATION = re.compile(r"(?:grad_accum|micro_num|GAS|accumulation)\s*=\s*(\d+)", re.IGNORECASE)
-_GLOBAL = re.compile(r"\bGBS\s*=\s*(\d+)", re.IGNORECASE)
-_LOCAL = re.compile(r"\bLBS\s*=\s*(\d+)", re.IGNORECASE)
-
-
-def _batches(
-    row: Row, framework: Framework, given: tuple[int, int, int], assumed: list[str]
-) -> tuple[int, int]:
-    """(micro_batch, micro_batches); `given`: replicas, stages, sequence length."""
-    dp, pp, seq_len = given
-    size = row.micro_batch
-    said = _GLOBAL.search(row.notes)
-    total = row.global_batch or (int(said.group(1)) if said else 0)
-    if framework.name == "torchtitan" and size and pp > 1:
-        return 1, size
-    if not size:
-        local = _LOCAL.search(row.notes)
-        size = int(local.group(1)) if local else 1
-        assumed.append(f"micro-batch {size}")
-    if total:
-        return size, max(1, round(total / (dp * size)))
-    count = _ACCUMULATION.search(row.notes)
-    if count:
-        return size, int(count.group(1))
-    if framework.name == "torchtitan":
-        return size, 1
-    usual = max(1, 4 * pp, round(USUAL_TOKENS / (seq_len * dp * size)))
-    assumed.append(f"{usual} micro-batches")
-    return size, usual
-
-
-USUAL_TOKENS = 2**20
-"""Of a step, where a row does not say."""
-
-
-def _recompute(row: Row, assumed: list[str]) -> Recompute:
-    said = row.recompute.lower()
-    if "selective-op" in said:
-        return "full"
-    if "full" in said or "recompute=true" in row.notes.lower():
-        return "full"
-    if "selective" in said:
-        return "selective"
-    if not said:
-        assumed.append("nothing recomputed")
-    return "none"
+def _framework(row: Row) -> Framework:
+    """With the attention that the row's script runs."""
+    framework = find_framework(row.source, row.url_or_repo_path, row.notes)
+    script = usual_name(row)
+    if script and not (USUAL[script].convention.flash and row.precision.lower() != "fp32"):
+        return replace(framework, fused_attention=False)
+    return framework
 
 
 def _recomputed(row: Row, framework: Framework, layout: Layout) -> float:
@@ -303,47 +185,6 @@ def _recomputed(row: Row, framework: Framework, layout: Layout) -> float:
     if framework.family == "fsdp" and "selective" in row.recompute.lower():
         return 0.5
     return 1.0
-
-
-def _sharding(row: Row, framework: Framework) -> Sharding:
-    if re.search(r"FSDP=[1-9]", row.notes):
-        return 3
-    return framework.sharding
-
-
-def _shard_group(row: Row, layout: Layout) -> int:
-    """InternEvo's zero1 is the size of the groups that share the state; -1: all replicas."""
-    said = re.search(r"zero1=(-?\d+)", row.notes)
-    size = int(said.group(1)) if said else -1
-    return min(layout.dp, size) if size > 0 else layout.dp
-
-
-def _stages(row: Row, num_layers: int, layout: Layout) -> list[int]:
-    """As the row has it ('layer split 7/9/9/9', embedding and head counted); otherwise even, with embedding
-    and head as a layer each where that comes out even."""
-    said = re.search(r"layer split ([\d/]+)", row.notes)
-    if said:
-        split = [int(part) for part in said.group(1).split("/")]
-        if len(split) == layout.pp and sum(split) == num_layers + 2:
-            split[0] -= 1
-            split[-1] -= 1
-            return split
-    return even_stages(num_layers, layout)
-
-
-def even_stages(num_layers: int, layout: Layout) -> list[int]:
-    pp, chunks = layout.pp, layout.pp * layout.virtual
-    if pp == 1:
-        return [num_layers]
-    with_ends = num_layers % chunks != 0 and ((num_layers + 2) % chunks == 0 or num_layers % pp != 0)
-    total = num_layers + 2 if with_ends else num_layers
-    stages = [total // pp] * pp
-    for extra in range(total % pp):
-        stages[pp // 2 - (extra + 1) // 2 * (-1) ** extra if pp > 2 else 0] += 1
-    if with_ends:
-        stages[0] -= 1
-        stages[-1] -= 1
-    return stages
 
 
 def _measured(row: Row, case: Case) -> float:

@@ -38,8 +38,8 @@ HYBRIDS: dict[str, Hybrid] = {
     "nemotron3super": Hybrid(40, 40, 8, 4096, 131_072, 128, 32, 2, 512, 22, 2688, 1024, 5376),
     "nemotron3ultra": Hybrid(48, 48, 12, 8192, 131_072, 256, 64, 2, 512, 22, 5120, 2048, 10_240),
 }
-"""NVIDIA-NeMo/Megatron-Bridge nemotron_h_provider.py and the models' config.json; of Super, what those leave out
-is inferred from its 120B parameters."""
+"""NVIDIA-NeMo/Megatron-Bridge nemotron_h_provider.py and the models' config.json; of Super, what those leave
+out is inferred from its 120B parameters."""
 _SAME = {"nemotron35lightning": "nemotron3nano"}
 _STATE, _GROUPS, _WIDTH, _HEAD = 128, 8, 64, 128
 _SCAN_FLOPS = 60.0

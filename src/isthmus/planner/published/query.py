@@ -23,7 +23,14 @@ def query_of(case: Case) -> Query:
 
 def observation_of(case: Case) -> Observation:
     """Of a case with a measured step."""
-    return Observation(id=case.id, source=case.source, query=query_of(case), step_s=case.step_s)
+    return Observation(
+        id=case.id,
+        source=case.source,
+        query=query_of(case),
+        step_s=case.step_s,
+        model=case.name,
+        tokens=case.tokens_per_chip,
+    )
 
 
 def groups_of(case: Case) -> Groups:

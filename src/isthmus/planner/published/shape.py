@@ -1,5 +1,6 @@
 """A row's model as the cost functions take it, and what had to be assumed."""
 
+import re
 from typing import NamedTuple
 
 from msgspec.structs import replace
@@ -8,6 +9,7 @@ from isthmus.planner.known_model import KnownModel
 from isthmus.planner.models import find_model
 from isthmus.planner.published.hybrid import as_transformer, find_hybrid
 from isthmus.planner.published.rows import Row
+from isthmus.planner.published.usual import USUAL, usual_name
 from isthmus.spec.count import count_params
 from isthmus.spec.model import ModelSpec
 
@@ -41,7 +43,7 @@ def shape_of(row: Row) -> Shape | str:
         assert known is not None
         model, matrices = known.model, known.ffn_matrices
         assumed.append(f"dimensions of {known.name} ({known.source})")
-    seq_len = row.seq or min(model.max_seq_len, 8192)
+    seq_len = row.seq or _usual_seq_len(row, model)
     if not row.seq:
         assumed.append(f"sequences of {seq_len}")
     if matrices == 2:
@@ -49,6 +51,14 @@ def shape_of(row: Row) -> Shape | str:
         if model.expert_ffn_size:
             model = replace(model, expert_ffn_size=round(model.expert_ffn_size * 2 / 3))
     return _with_extras(model, known, seq_len, assumed)
+
+
+def _usual_seq_len(row: Row, model: ModelSpec) -> int:
+    said = re.search(r"\bMPE=(\d+)", row.notes)
+    if said:
+        return int(said.group(1))
+    script = usual_name(row)
+    return USUAL[script].seq_len if script else min(model.max_seq_len, 8192)
 
 
 def _contradicts(row: Row, known: KnownModel | None) -> bool:

@@ -110,12 +110,16 @@ class MemoryCase(NamedTuple):
         return pipeline_memory(self.shapes, self.layout, self.bounds, convention or self.convention)
 
 
+def usual_name(row: Row) -> str:
+    """Key of USUAL for the row's script; empty: not known."""
+    place = row.url_or_repo_path.replace("validation/clariden/", "sailor/")
+    return next((name for name in USUAL if f"/{name}/" in place), "")
+
+
 def memory_case(row: Row) -> MemoryCase | None:
     """None where the source's settings are not known."""
-    place = row.url_or_repo_path.replace("validation/clariden/", "sailor/")
-    setting = next((name for name in USUAL if f"/{name}/" in place), None)
-    known = find_model(row.model)
-    if setting is None or known is None:
+    setting, known = usual_name(row), find_model(row.model)
+    if not setting or known is None:
         return None
     usual = USUAL[setting]
     known, layout, convention = _adapted(known, usual), _layout(row, usual), usual.convention

@@ -14,6 +14,7 @@ from isthmus.planner.search.fleet import Group, Survey, rate, survey
 from isthmus.planner.search.goal import choose
 from isthmus.planner.search.join import join_sites
 from isthmus.planner.search.judge import lost_to, parts_of, simulated_s, spread
+from isthmus.planner.search.probed import probed_plan, site_profiles
 from isthmus.planner.search.remedy import remedies
 from isthmus.planner.search.template import Job, Template, stage_costs
 from isthmus.spec.count import count_params
@@ -31,10 +32,14 @@ def best_plan(
 ) -> Plan:
     """The plan that is best by `run.goal`, for `isthmus train` as it is today if `runnable`.
 
-    `profiles`: what `isthmus probe` measured, by the chip's name in the fleet. Pure and deterministic.
+    `profiles`: what `isthmus probe` measured, by the chip's name in the fleet; where every site's chips were
+    probed with this model, a runnable plan rests on that alone. Pure and deterministic.
     Raises InputError for chips and sites that are not known, InfeasibleError with the smallest changes that
     would help where nothing fits the memory or the limits of the goal.
     """
+    known = site_profiles(fleet, run, profiles or {}) if runnable else None
+    if known is not None:
+        return probed_plan(fleet, run, known)
     found = survey(fleet, run, profiles, runnable)
     groups = choose(found)
     if not groups:
@@ -74,17 +79,13 @@ def plan_of(found: Survey, fleet: FleetSpec, groups: Sequence[Group]) -> Plan:
     )
 
 
-def _part_of(fleet: FleetSpec, heads: Collection[str]) -> FleetSpec:
-    """The sites that speak to the parameter server, with the trunks that they share."""
+def _part_of(fleet: FleetSpec, sites: Collection[str]) -> FleetSpec:
     trunks = {
-        name: replace(trunk, sites=[site for site in trunk.sites if site in heads])
+        name: replace(trunk, sites=[site for site in trunk.sites if site in sites])
         for name, trunk in fleet.trunks.items()
+        if set(trunk.sites) & set(sites)
     }
-    return replace(
-        fleet,
-        sites={head: fleet.sites[head] for head in heads},
-        trunks={name: trunk for name, trunk in trunks.items() if trunk.sites},
-    )
+    return replace(fleet, sites={site: fleet.sites[site] for site in sites}, trunks=trunks)
 
 
 def pipelines_of(job: Job, group: Group) -> list[PipelinePlan]:

@@ -76,6 +76,8 @@ def search_chain(
         if first is not None and not lines and first.step_s < WORTH_ORDERING * found.limit_s:
             for order in itertools.islice(itertools.permutations(range(len(pools))), 1, None):
                 _try(job, [pools[each] for each in order], choice.ordered(order), lines, found)
+    if found.best:
+        found.bound_s = min(found.bound_s, found.best[0].step_s)
     return found
 
 
@@ -114,7 +116,7 @@ def over_lines(template: Template, job: Job, lines: Sequence[Line | None]) -> Te
     sent = layout.micro_batch * layout.seq_len * job.run.model.hidden_size * 2 * layout.dp
     slowest_s = max(sent / line.bytes_per_s for line in far) * layout.micro_batches
     wait_s = max(0.0, slowest_s - time.compute_s) + 2 * sum(line.delay_s for line in far)
-    return template._replace(time=time._replace(bubble_s=time.bubble_s + wait_s))
+    return template._replace(lines_s=wait_s)
 
 
 def _layout(job: Job, pools: Sequence[Pool], choice: _Choice) -> Layout:

@@ -57,6 +57,7 @@ def parts_of(job: Job, template: Template) -> dict[str, float]:
         "optimizer": time.optimizer_s,
         "overhead": time.overhead_s,
         "waiting": time.waiting_s,
+        "long lines": template.lines_s,
     }
     return {name: seconds for name, seconds in parts.items() if seconds > 0}
 

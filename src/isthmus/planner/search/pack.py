@@ -151,7 +151,8 @@ def _pack(seen: _Seen, parts: Sequence[tuple[Pool, ...]], limit_s: float) -> Pac
         (share_batch(job, templates) for templates in itertools.product(*choices)),
         key=lambda templates: joined_s(job, templates),
     )
-    rest = _rest(parts[0][0], shared[0]) if len(parts) == 1 and len(parts[0]) == 1 else None
+    lone = len(parts) == len(parts[0]) == 1
+    rest = _rest(parts[0][0], shared[0]) if lone else None
     if rest is not None and (more := _with_rest(job, shared[0], rest)) is not None:
         shared = min(shared, more, key=lambda templates: joined_s(job, templates))
     return Packing(tuple(shared), joined_s(job, shared), bound_s)

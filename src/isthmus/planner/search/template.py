@@ -92,10 +92,12 @@ class Template(NamedTuple):
     time: StepTime
     limits: tuple[int, ...]
     """Usable bytes of each stage's chips."""
+    lines_s: float = 0.0
+    """Of a step, spent waiting for long lines between sites."""
 
     @property
     def step_s(self) -> float:
-        return self.time.total_s
+        return self.time.total_s + self.lines_s
 
     @property
     def num_chips(self) -> int:

@@ -1,0 +1,176 @@
+"""How a row's model lies on its chips: the layout that it states, and what is usual where it does not."""
+
+import re
+
+from isthmus.planner.chips.chip import ChipModel
+from isthmus.planner.layout import Layout, Precision, Recompute, Sharding
+from isthmus.planner.published.frameworks import Framework
+from isthmus.planner.published.rows import Row
+from isthmus.planner.published.shape import Shape
+from isthmus.planner.published.usual import USUAL, usual_name
+from isthmus.spec.count import count_params
+from isthmus.spec.model import ModelSpec
+
+_PRECISIONS: tuple[tuple[str, Precision], ...] = (
+    ("fp4", "fp4"), ("fp8", "fp8"), ("fp32", "fp32"), ("fp16", "fp16"),
+)  # fmt: skip
+
+
+def _precision(row: Row, framework: Framework, assumed: list[str]) -> Precision:
+    said = row.precision.lower()
+    if not said:
+        assumed.append(f"precision {framework.precision}")
+        return framework.precision
+    found: list[Precision] = [precision for word, precision in _PRECISIONS if word in said]
+    return found[0] if found else "bf16"
+
+
+def layout_of(
+    row: Row, shape: Shape, framework: Framework, chip: ChipModel, assumed: list[str]
+) -> Layout | str:
+    tp, pp, cp = _degrees(row, shape.model, chip, assumed)
+    dp = row.dp or row.n_chips // (tp * pp * cp)
+    if dp < 1 or tp * pp * cp * dp > row.n_chips:
+        return f"tp {tp} x pp {pp} x cp {cp} x dp {dp} is not {row.n_chips} chips"
+    if pp > shape.model.num_layers:
+        return f"{pp} stages are more than the model's {shape.model.num_layers} layers"
+    micro_batch, micro_batches = _batches(row, framework, (dp, pp, shape.seq_len), assumed)
+    ep = min(row.ep or 1, max(1, shape.model.num_experts))
+    return Layout(
+        tp=tp,
+        cp=cp,
+        pp=pp,
+        virtual=_virtual(row, framework, shape.model.num_layers // pp, assumed),
+        dp=dp,
+        ep=ep,
+        etp=1 if (tp * cp * dp) % ep == 0 else tp,
+        micro_batch=micro_batch,
+        micro_batches=micro_batches,
+        seq_len=shape.seq_len,
+        recompute=_recompute(row, assumed),
+        sharding=_sharding(row, framework),
+        precision=_precision(row, framework, assumed),
+    )
+
+
+def _degrees(row: Row, model: ModelSpec, chip: ChipModel, assumed: list[str]) -> tuple[int, int, int]:
+    """(tp, pp, cp); where the row has none, the least that 18 bytes a parameter fit in half of the memory."""
+    cp = row.cp or 1
+    if row.tp or row.pp:
+        return row.tp or 1, row.pp or 1, cp
+    if row.dp:
+        rest = max(1, row.n_chips // (row.dp * cp))
+        return min(rest, 8), max(1, rest // 8), cp
+    need = 18 * count_params(model) / (0.5 * chip.memory_bytes)
+    tp = pp = 1
+    while tp < 8 and tp * pp < need and tp * 2 <= row.n_chips:
+        tp *= 2
+    while tp * pp < need and tp * pp * 2 * cp <= row.n_chips and pp * 2 <= model.num_layers:
+        pp *= 2
+    assumed.append(f"tp {tp}, pp {pp}")
+    return tp, pp, cp
+
+
+def _virtual(row: Row, framework: Framework, layers: int, assumed: list[str]) -> int:
+    """Chunks of a stage with so many layers."""
+    if framework.interleaved and not row.vpp and (row.pp or 1) > 1:
+        assumed.append(f"{layers} chunks to a stage")
+        return max(1, layers)
+    return max(1, min(row.vpp or 1, layers))
+
+
+ACCUMULATION = re.compile(r"(?:grad_accum|micro_num|GAS|accumulation)\s*=\s*(\d+)", re.IGNORECASE)
+_GLOBAL = re.compile(r"\bGBS\s*=\s*(\d+)", re.IGNORECASE)
+_LOCAL = re.compile(r"\bLBS\s*=\s*(\d+)", re.IGNORECASE)
+
+
+def _batches(
+    row: Row, framework: Framework, given: tuple[int, int, int], assumed: list[str]
+) -> tuple[int, int]:
+    """(micro_batch, micro_batches); `given`: replicas, stages, sequence length."""
+    dp, pp, seq_len = given
+    size = row.micro_batch
+    said = _GLOBAL.search(row.notes)
+    total = row.global_batch or (int(said.group(1)) if said else 0)
+    if framework.name == "torchtitan" and size and pp > 1:
+        return 1, size
+    script = usual_name(row)
+    if not size:
+        local = _LOCAL.search(row.notes)
+        size = int(local.group(1)) if local else USUAL[script].micro_batch if script else 1
+        assumed.append(f"micro-batch {size}")
+    if total:
+        return size, max(1, round(total / (dp * size)))
+    count = ACCUMULATION.search(row.notes)
+    if count:
+        return size, int(count.group(1))
+    if framework.name == "torchtitan":
+        return size, 1
+    if script:
+        assumed.append(f"{USUAL[script].accumulate} micro-batches")
+        return size, USUAL[script].accumulate
+    usual = max(1, 4 * pp, round(USUAL_TOKENS / (seq_len * dp * size)))
+    assumed.append(f"{usual} micro-batches")
+    return size, usual
+
+
+USUAL_TOKENS = 2**20
+"""Of a step, where a row does not say."""
+
+
+def _recompute(row: Row, assumed: list[str]) -> Recompute:
+    said = row.recompute.lower()
+    if "selective-op" in said:
+        return "full"
+    if "full" in said or "recompute=true" in row.notes.lower():
+        return "full"
+    if "selective" in said:
+        return "selective"
+    if said:
+        return "none"
+    script = usual_name(row)
+    usual = USUAL[script].recompute if script else "none"
+    assumed.append("nothing recomputed" if usual == "none" else f"{usual} recompute")
+    return usual
+
+
+def _sharding(row: Row, framework: Framework) -> Sharding:
+    if re.search(r"FSDP=[1-9]", row.notes):
+        return 3
+    script = usual_name(row)
+    return USUAL[script].sharding if script else framework.sharding
+
+
+def shard_group_of(row: Row, layout: Layout) -> int:
+    """InternEvo's zero1 is the size of the groups that share the state; -1: all replicas."""
+    said = re.search(r"zero1=(-?\d+)", row.notes)
+    size = int(said.group(1)) if said else -1
+    return min(layout.dp, size) if size > 0 else layout.dp
+
+
+def stages_of(row: Row, num_layers: int, layout: Layout) -> list[int]:
+    """As the row has it ('layer split 7/9/9/9', embedding and head counted); otherwise even, with embedding
+    and head as a layer each where that comes out even."""
+    said = re.search(r"layer split ([\d/]+)", row.notes)
+    if said:
+        split = [int(part) for part in said.group(1).split("/")]
+        if len(split) == layout.pp and sum(split) == num_layers + 2:
+            split[0] -= 1
+            split[-1] -= 1
+            return split
+    return even_stages(num_layers, layout)
+
+
+def even_stages(num_layers: int, layout: Layout) -> list[int]:
+    pp, chunks = layout.pp, layout.pp * layout.virtual
+    if pp == 1:
+        return [num_layers]
+    with_ends = num_layers % chunks != 0 and ((num_layers + 2) % chunks == 0 or num_layers % pp != 0)
+    total = num_layers + 2 if with_ends else num_layers
+    stages = [total // pp] * pp
+    for extra in range(total % pp):
+        stages[pp // 2 - (extra + 1) // 2 * (-1) ** extra if pp > 2 else 0] += 1
+    if with_ends:
+        stages[0] -= 1
+        stages[-1] -= 1
+    return stages
