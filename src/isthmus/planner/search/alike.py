@@ -217,8 +217,10 @@ def _shapes(job: Job, pool: Pool, family: Family, batch: int) -> Ints:
 
 
 def weights(job: Job, pool: Pool, family: Family) -> tuple[float, float]:
-    """Seconds of a micro-batch: through all blocks, and through the longest."""
-    table = job.table(pool, layout_of(job, pool, family, (1, 1, 1, 1)))
+    """Seconds of a micro-batch: through all blocks, and through the longest. Sharding does not enter them, so
+    families that differ in it alone share a table."""
+    layout = layout_of(job, pool, family, (1, 1, 1, 1))
+    table = job.table(pool, replace(layout, sharding=1))
     block_s = table.forward_s + table.backward_s
     if job.run.parallel.recompute == "full":
         block_s = block_s + table.recompute_s
