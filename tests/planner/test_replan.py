@@ -261,3 +261,24 @@ def test_never_worse_than_doing_nothing_and_always_the_same(plan, text, hours):
         assert gone not in {site.name for site in found.plan.sites}
         rate = sum(price.tokens_per_s for price in found.chosen.sites)
         assert found.plan.expected.tokens_per_s == pytest.approx(rate, rel=1e-6)
+
+
+def test_a_pipeline_over_sites():
+    """Neither site can hold the model alone, so all of it stands when one is gone."""
+    link = LinkSpec(bandwidth=Bandwidth(1e11), delay=Seconds(0.001))
+    nodes = {"east": NodeSpec(chips={"h800": 8}), "west": NodeSpec(count=2, chips={"a800": 8})}
+    fleet = FleetSpec(sites={name: SiteSpec(nodes=[node], link=link) for name, node in nodes.items()})
+    parallel = ParallelSpec(tp=4, cp=1, virtual=1, sharding="optimizer")
+    run = replace(RUN, model=presets["llama-3-70b"], parallel=parallel)
+    plan = best_plan(fleet, run)
+    assert len(plan.sites) == 1
+    (head,) = (site.name for site in plan.sites)
+    slow = after(plan, "slow west speed=0.5", fleet=fleet, run=run)
+    assert slow.chosen.name == "cut the layers again"
+    assert slow.chosen.step_s < options(slow)["do nothing"].step_s
+    line = after(plan, "link east factor=0.01 lasts=1h", fleet=fleet, run=run).options[0]
+    assert line.sites[0].tokens_per_s < line.sites[0].later_tokens_per_s
+    assert line.sites[0].later_tokens_per_s == pytest.approx(plan.expected.tokens_per_s)
+    gone = after(plan, "lost-site east", fleet=fleet, run=run)
+    assert sites(gone.chosen)[head].tokens == 0
+    assert "fits no site" in options(gone)["plan everything again"].why

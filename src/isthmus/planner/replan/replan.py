@@ -255,7 +255,7 @@ def _later(at: Situation, step_s: Mapping[str, float]) -> dict[str, float]:
     """Of what is left alone, once the event's state has ended: as before it."""
     if not at.ends_s:
         return {}
-    before = {head: step_of(at.job, at.before[head], at.lines) for head in step_s}
+    before = {head: step_of(at.job, at.before[head], at.old_lines) for head in step_s}
     return rates(loop_of(at.plan, at.fleet, at.run), before)
 
 

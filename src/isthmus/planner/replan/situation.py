@@ -33,6 +33,8 @@ class Situation:
     job: Job
     found: Survey
     """Of the fleet after, with the outer loop as the plan has it."""
+    old_lines: Lines
+    """Between sites, before the event."""
     before: Mapping[str, list[Band]]
     """What each group runs."""
     groups: Mapping[str, tuple[str, ...]]
@@ -103,6 +105,7 @@ def situate(
         after=after,
         job=old.job,
         found=Survey(old.job, new.pools, new.lines),
+        old_lines=old.lines,
         before=before,
         groups=groups,
         damages=damages,
