@@ -67,6 +67,8 @@ TARGETS = {
     "upcycle.logits": Target("<=", 1e-4),
     "upcycle.similarity_fall": Target(">=", 0.01),
     "planner.optimality": Target("==", 0),
+    "planner.scale.replan": Target("<=", 1.0),
+    "planner.replan.wrong_prices": Target("==", 0),
     "planner.real*": Target("<=", 0.10),
     "planner.memory_real": Target("<=", 0.05),
 }

@@ -63,6 +63,7 @@ PAGES = [
     "docs/simulate.md",
     "docs/cost-model.md",
     "docs/probe.md",
+    "docs/replan.md",
 ]
 
 

@@ -5,11 +5,11 @@ from collections.abc import Callable
 
 from isthmus.errors import NotFoundError
 from isthmus_bench.document import Result
-from isthmus_bench.planner import accuracy, memory, optimality, real
+from isthmus_bench.planner import accuracy, memory, optimality, real, replan
 
 Family = Callable[[bool], list[Result]]
 
-FAMILIES: tuple[Family, ...] = (accuracy.run, memory.run, optimality.run, real.run)
+FAMILIES: tuple[Family, ...] = (accuracy.run, memory.run, optimality.run, real.run, replan.run)
 
 
 def run(quick: bool) -> list[Result]:

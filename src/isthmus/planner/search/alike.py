@@ -101,11 +101,13 @@ def group_name(layout: Layout) -> str:
     return ", ".join(f"{name} {size}" for name, size in parts if size > 1 or name in ("tp", "pp")) + sharded
 
 
-def search_pool(job: Job, pool: Pool, batch: int, keep: int = 1) -> Found:
-    """The `keep` fastest templates for `batch` sequences a step. Deterministic."""
-    found = Found()
-    for bound_s, layout in _by_bound(job, pool, batch):
-        if (len(found.best) == keep and bound_s >= found.limit_s) or found.trials >= MAX_TRIALS:
+def search_pool(job: Job, pool: Pool, batch: int, keep: int = 1, limit_s: float = math.inf) -> Found:
+    """The `keep` fastest templates for `batch` sequences a step. Deterministic. Those that cannot take less
+    than `limit_s` are not tried; then `bound_s` is at least that."""
+    found = Found(bound_s=limit_s)
+    for bound_s, layout in _by_bound(job, pool, batch, limit_s):
+        enough = min(limit_s, found.limit_s) if len(found.best) == keep else limit_s
+        if bound_s >= enough or found.trials >= MAX_TRIALS:
             found.bound_s = bound_s
             break
         _try(job, pool, layout, found, keep)
@@ -114,14 +116,17 @@ def search_pool(job: Job, pool: Pool, batch: int, keep: int = 1) -> Found:
     return found
 
 
-def _by_bound(job: Job, pool: Pool, batch: int) -> Iterator[tuple[float, Layout]]:
-    """Candidates from the lowest bound on: the simple bound says who is next to get the second one."""
+def _by_bound(job: Job, pool: Pool, batch: int, limit_s: float = math.inf) -> Iterator[tuple[float, Layout]]:
+    """Candidates from the lowest bound on: the simple bound says who is next to get the second one. Those
+    whose simple bound is `limit_s` or more are left out."""
     usable = families(job.run, pool.per_node)
     fits = [family for family in usable if family.tp * family.cp <= pool.num_chips]
     every = candidates(job, pool, fits, batch)
     waiting: list[tuple[float, int, Layout]] = []
     for index in np.lexsort((every.stages, every.family, every.bound_s)).tolist():
         simple_s = float(every.bound_s[index])
+        if simple_s >= limit_s:
+            break
         while waiting and waiting[0][0] <= simple_s:
             bound_s, _, layout = heapq.heappop(waiting)
             yield bound_s, layout
@@ -212,8 +217,10 @@ def _shapes(job: Job, pool: Pool, family: Family, batch: int) -> Ints:
 
 
 def weights(job: Job, pool: Pool, family: Family) -> tuple[float, float]:
-    """Seconds of a micro-batch: through all blocks, and through the longest."""
-    table = job.table(pool, layout_of(job, pool, family, (1, 1, 1, 1)))
+    """Seconds of a micro-batch: through all blocks, and through the longest. Sharding does not enter them, so
+    families that differ in it alone share a table."""
+    layout = layout_of(job, pool, family, (1, 1, 1, 1))
+    table = job.table(pool, replace(layout, sharding=1))
     block_s = table.forward_s + table.backward_s
     if job.run.parallel.recompute == "full":
         block_s = block_s + table.recompute_s

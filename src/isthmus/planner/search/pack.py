@@ -193,21 +193,26 @@ def share_batch(job: Job, templates: Sequence[Template]) -> list[Template]:
     T_i(m) = a_i m + c_i; the least T at which the replicas take the whole batch is found by bisection.
     Templates that would get nothing are left out.
     """
+    counts = shares(templates, job.batch)
+    return [_with_micro_batches(job, each, m) for each, m in zip(templates, counts, strict=True) if m > 0]
+
+
+def shares(templates: Sequence[Template], batch: int) -> list[int]:
+    """Micro-batches of each template's replicas with which all end at about the same time (`share_batch`)."""
     if len(templates) == 1:
-        return [_with_micro_batches(job, templates[0], _needed(templates[0].layout, job.batch))]
+        return [_needed(templates[0].layout, batch)]
     rates = [_line(template) for template in templates]
     low, high = (
         0.0,
-        max(a * _needed(t.layout, job.batch) + c for (a, c), t in zip(rates, templates, strict=True)),
+        max(a * _needed(t.layout, batch) + c for (a, c), t in zip(rates, templates, strict=True)),
     )
     for _ in range(60):
         middle = (low + high) / 2
-        if _taken(templates, _counts(rates, templates, middle)) >= job.batch:
+        if _taken(templates, _counts(rates, templates, middle)) >= batch:
             high = middle
         else:
             low = middle
-    counts = _counts(rates, templates, high)
-    return [_with_micro_batches(job, each, m) for each, m in zip(templates, counts, strict=True) if m > 0]
+    return _counts(rates, templates, high)
 
 
 def _line(template: Template) -> tuple[float, float]:

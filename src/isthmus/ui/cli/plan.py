@@ -180,6 +180,69 @@ def score(rows: Path, *, calibrate: Path | None = None, json_: bool = False) -> 
         tables.console().print(plans.scores(scores))
 
 
+@app.command
+def replan(  # noqa: PLR0913 - each is an option of the command
+    plan: Path,
+    *,
+    fleet: Path,
+    run: Path,
+    event: Annotated[list[str], Parameter(negative="")],
+    horizon: str = "",
+    assume: Annotated[list[str] | None, Parameter(negative="")] = None,
+    profile: Profiles | None = None,
+    out: Path | None = None,
+    json_: bool = False,
+) -> None:
+    """Say what to do when chips, nodes, links or sites change while a plan runs.
+
+    Prices every option, doing nothing among them, by the tokens that it trains by a horizon, with the time to
+    move state and to start again. docs/replan.md tells what is modelled.
+
+    Parameters
+    ----------
+    plan
+        JSON that `isthmus plan --out` wrote, with layouts.
+    fleet
+        The fleet.yaml it was made for, without the event; a site that is back is in it.
+    run
+        The run.yaml it was made for.
+    event
+        'slow site=west chip=a800 nodes=1 speed=0.5', 'lost site=west chip=a800 nodes=2', 'lost-site west',
+        'link site=west factor=0.5', 'trunk name=x factor=0.5' or 'back site=west'; with lasts=6h where its
+        end is known; may be given again.
+    horizon
+        How far to look, such as 6h; without it the time of the budget, at most a day.
+    assume
+        What no file says, such as restart=5min, repair=4h; as of `isthmus simulate`; may be given again.
+    profile
+        What `isthmus probe` measured on one of the fleet's machines; may be given again.
+    out
+        Write the plan of the chosen option as JSON.
+    json_
+        Print one JSON object: the options, and the plan of the chosen one.
+    """
+    from isthmus.planner.replan.event import parse_event
+    from isthmus.planner.replan.replan import replan as find
+    from isthmus.ui.assumed import read_assumptions
+    from isthmus.ui.replanned import described, read_horizon
+
+    found = find(
+        plans.read_plan(plan),
+        load_fleet(fleet),
+        load_run(run),
+        [parse_event(text) for text in event],
+        horizon_s=read_horizon(horizon),
+        assume=read_assumptions(assume or []),
+        profiles=_profiles(profile or []),
+    )
+    if out:
+        DiskStore().write_atomic(out, msgspec.json.format(msgspec.json.encode(found.plan)))
+    if json_:
+        print(msgspec.json.encode(found, enc_hook=float).decode())
+    else:
+        tables.console().print(described(found))
+
+
 def _page(found: Plan, run: RunSpec, fleet: FleetSpec) -> str:
     from isthmus.ui.report.plan_page import render
 

@@ -15,10 +15,10 @@ from isthmus.planner.failures.job import Job
 from isthmus.planner.failures.sweep import Horizon, advise, repeat, sweep
 from isthmus.planner.make import make_plan
 from isthmus.planner.plan import Plan
-from isthmus.spec.build import Problem, build
 from isthmus.spec.fleet import FleetSpec
 from isthmus.spec.load import load_fleet, load_run, split_overrides
 from isthmus.spec.run import RunSpec
+from isthmus.ui.assumed import read_assumptions
 from isthmus.ui.simulated import Simulated, chart, describe
 
 Value = TypeVar("Value", int, float)
@@ -110,7 +110,7 @@ def _job(
     run, fleet = load_run(run_path, of_run), load_fleet(fleet_path, of_fleet)
     step_s = _by_site("--step-s", options[0], fleet, float)
     spares = _by_site("--spares", options[1], fleet, int)
-    assumed = _assumptions(options[2])
+    assumed = read_assumptions(options[2])
     plan = _read(plan_path) if plan_path else _made(fleet, run, step_s)
     job = derive_job(plan, fleet, run, assume=assumed, step_s=step_s, spares=spares)
     return replace(job, shrink=shrink), assumed
@@ -152,29 +152,6 @@ def _by_site(
             raise InputError(f"{value} is negative or no number", where=f"{option} {text}", hint=hint)
         found |= dict.fromkeys([site] if equals else fleet.sites, number)
     return found
-
-
-def _assumptions(texts: Sequence[str]) -> Assumptions:
-    values: dict[str, Any] = {}
-    for text in texts:
-        name, equals, value = text.partition("=")
-        if not equals:
-            raise InputError("not of the form name=value", where=f"--assume {text}", hint="such as mtbf=90d")
-        values[name] = _number(value)
-    problems: list[Problem] = []
-    assumed = build(Assumptions, values, (), problems)
-    for problem in problems:
-        raise InputError(problem.message, where="--assume", hint=problem.hint)
-    return assumed
-
-
-def _number(text: str) -> int | float | str:
-    for kind in (int, float):
-        try:
-            return kind(text)
-        except ValueError:
-            continue
-    return text
 
 
 def _write(path: Path, text: str) -> None:
