@@ -10,7 +10,7 @@ from rich.table import Table
 
 from isthmus.errors import InputError, NotFoundError
 from isthmus.planner.plan import Expected, PipelinePlan, Plan, StagePlan
-from isthmus.planner.profile import Profile
+from isthmus.planner.probed.profile import Profile
 from isthmus.planner.published.score import Score
 from isthmus.units import Bytes, Count, Seconds
 

@@ -14,7 +14,7 @@ import msgspec
 from isthmus.errors import IsthmusError
 from isthmus.journal.events import StepDone
 from isthmus.journal.reader import read
-from isthmus.planner.profile import Profile
+from isthmus.planner.probed.profile import Profile
 from isthmus.spec.fleet import FleetSpec
 from isthmus.spec.load import to_yaml
 from isthmus.spec.run import RunSpec

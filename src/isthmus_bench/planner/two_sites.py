@@ -14,8 +14,8 @@ from typing import NamedTuple
 import msgspec
 
 from isthmus.journal.events import AnyEvent
-from isthmus.planner.joined import JoinedEstimate, predict_joined
-from isthmus.planner.profile import Profile
+from isthmus.planner.probed.joined import JoinedEstimate, predict_joined
+from isthmus.planner.probed.profile import Profile
 from isthmus.spec.fleet import FleetSpec, SiteSpec
 from isthmus.spec.run import RunSpec
 from isthmus.units import Count

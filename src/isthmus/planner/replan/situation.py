@@ -10,7 +10,7 @@ from isthmus.errors import InputError
 from isthmus.planner.failures.derive import Assumptions
 from isthmus.planner.make import as_planned
 from isthmus.planner.plan import Plan
-from isthmus.planner.profile import Profile
+from isthmus.planner.probed.profile import Profile
 from isthmus.planner.replan.band import Band, Lines, Pools, bands_of, nodes_used
 from isthmus.planner.replan.event import Back, Event, Lost, LostSite, Slow, apply, chip_of, lasting
 from isthmus.planner.replan.harm import Damage

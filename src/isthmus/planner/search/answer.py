@@ -9,7 +9,7 @@ from isthmus.planner.cost.convention import ISTHMUS
 from isthmus.planner.layout import Layout
 from isthmus.planner.make import make_plan
 from isthmus.planner.plan import Considered, Expected, PipelinePlan, Plan, StagePlan
-from isthmus.planner.profile import Profile
+from isthmus.planner.probed.profile import Profile
 from isthmus.planner.search.fleet import Group, Survey, rate, survey
 from isthmus.planner.search.goal import choose
 from isthmus.planner.search.join import join_sites

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 
 from isthmus.comm.collective import Collective
-from isthmus.planner.profile import Block, BlockTime, ExchangeTime, Workspace, fingerprint
+from isthmus.planner.probed.profile import Block, BlockTime, ExchangeTime, Workspace, fingerprint
 from isthmus.spec.run import RunSpec
 from isthmus.train.probe.blocks import Taken, at_middle, mean_over_ranks, middle, rest, total_s
 from isthmus.train.probe.stamps import StampedLearner

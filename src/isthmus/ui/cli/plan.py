@@ -7,7 +7,7 @@ import msgspec
 from cyclopts import App, Parameter
 
 from isthmus.journal.store import DiskStore
-from isthmus.planner.profile import Profile
+from isthmus.planner.probed.profile import Profile
 from isthmus.spec.load import load_fleet, load_run, split_overrides
 from isthmus.ui import plans, tables
 

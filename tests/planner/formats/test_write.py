@@ -13,7 +13,7 @@ from isthmus.planner.formats import export_plan, read_config
 from isthmus.planner.formats.flavors import shapes
 from isthmus.planner.formats.foreign import Bounds, looped_bounds
 from isthmus.planner.layout import Layout
-from isthmus.planner.models import find_model
+from isthmus.planner.models.catalogue import find_model
 from isthmus.planner.plan import PipelinePlan, Plan, SitePlan, StagePlan
 from isthmus.spec.model import ModelSpec, RopeScaling
 from isthmus.spec.run import RunSpec
