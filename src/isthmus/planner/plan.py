@@ -46,6 +46,10 @@ class PipelinePlan(msgspec.Struct, frozen=True, kw_only=True):
     stages: list[StagePlan]
 
     @property
+    def chips_per_replica(self) -> int:
+        return sum(stage.tp for stage in self.stages) * self.layout.cp
+
+    @property
     def ranks(self) -> list[str]:
         """Chip of each rank: replica by replica, stage by stage."""
         replica = [stage.chip for stage in self.stages for _ in range(stage.tp * self.layout.cp)]

@@ -18,6 +18,7 @@ from statistics import median
 import msgspec
 
 from isthmus.errors import NotFoundError
+from isthmus.planner.cost.convention import MOMENTS
 from isthmus.planner.plan import SitePlan
 from isthmus.planner.probed.buckets import contention, overlap
 from isthmus.planner.probed.extract import layers_of
@@ -31,7 +32,6 @@ NINE_OF_TEN = 1.645
 MICRO_BATCH_BLOCKS: tuple[Block, ...] = ("embedding", "attention", "dense", "moe", "head")
 BYTES = 4
 """Of a parameter, a gradient and a moment: all are fp32."""
-MOMENTS = {"adamw": 2, "sgd": 0}
 
 
 class StepEstimate(msgspec.Struct, frozen=True, kw_only=True):

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from msgspec.structs import replace
 
 from isthmus.errors import InputError
-from isthmus.planner.failures.derive import Assumptions
-from isthmus.planner.make import as_planned
+from isthmus.planner.failures.assumptions import Assumptions, check_assumptions
+from isthmus.planner.make import as_planned, require_made_for
 from isthmus.planner.plan import Plan
 from isthmus.planner.probed.profile import Profile
 from isthmus.planner.replan.band import Band, Lines, Pools, bands_of, nodes_used
@@ -76,10 +76,12 @@ def situate(
     assume: Assumptions | None = None,
     profiles: Mapping[str, Profile] | None = None,
 ) -> Situation:
-    """Raises InputError where plan, fleet and events do not go together."""
+    """Raises InputError where plan, run, fleet and events do not go together."""
     if not events:
         raise InputError("no event", where="event", hint="for example: slow site=west nodes=1 speed=0.5")
     assume = assume or Assumptions()
+    check_assumptions(assume)
+    require_made_for(plan, run)
     _refuse_strangers(plan, fleet)
     planned = as_planned(run, plan)
     old = survey(fleet, _without_limits(planned, fleet), profiles)
