@@ -165,9 +165,9 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
         return self.total_samples // self.batch_size
 
     def site(self, name: str) -> SitePlan:
-        """Raises NotFoundError if the fleet has no such site."""
+        """Raises NotFoundError if the plan has no such site."""
         for site in self.sites:
             if site.name == name:
                 return site
         known = ", ".join(site.name for site in self.sites)
-        raise NotFoundError(f"there is no site '{name}'", hint=f"the fleet has {known}")
+        raise NotFoundError(f"there is no site '{name}'", hint=f"the plan has {known}")
