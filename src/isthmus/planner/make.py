@@ -106,6 +106,14 @@ def require_made_for(plan: Plan, run: RunSpec) -> None:
             )
 
 
+def require_sites(plan: Plan, fleet: FleetSpec) -> None:
+    """Raises InputError for a site of the plan that the fleet lacks."""
+    for name in dict.fromkeys(place for site in plan.sites for place in site.places):
+        if name not in fleet.sites:
+            hint = f"the fleet has {', '.join(fleet.sites)}; give the fleet that the plan was made for"
+            raise InputError(f"the plan's site '{name}' is not in the fleet", where="plan", hint=hint)
+
+
 def one_codec(wanted: CodecOrAuto, otherwise: Codec) -> Codec:
     return otherwise if wanted == "auto" else wanted
 

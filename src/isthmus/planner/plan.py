@@ -120,6 +120,12 @@ class SitePlan(msgspec.Struct, frozen=True, kw_only=True):
         return len(self.chips)
 
     @property
+    def places(self) -> list[str]:
+        """The fleet's sites that it stands for: itself, and where else its pipelines have stages."""
+        stages = (stage.site for pipeline in self.pipelines for stage in pipeline.stages)
+        return list(dict.fromkeys([self.name, *stages]))
+
+    @property
     def accumulation(self) -> int:
         """Micro-batches of one rank in an inner step."""
         return self.rank_batch // self.micro_batch

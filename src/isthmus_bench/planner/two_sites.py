@@ -61,7 +61,7 @@ def probe_sites(run: RunSpec, folder: Path) -> dict[str, Profile]:
         for index, (site, share) in enumerate(CPUS.items()):
             group = stack.enter_context(quota(share))
             on_core = ["taskset", "-c", str(cores[index % len(cores)])]
-            probes[site] = start_probe(run, folder / site, 1, (), [*group.prefix(), *on_core])
+            probes[site] = start_probe(run, folder / site, 1, [*group.prefix(), *on_core])
         for site, process in probes.items():
             finish(process, folder / site / "probe.log")
     return {site: read_profile(folder / site) for site in CPUS}

@@ -10,7 +10,7 @@ from isthmus.errors import InputError
 from isthmus.planner.cost.convention import MOMENTS
 from isthmus.planner.failures.assumptions import Assumptions, check_assumptions
 from isthmus.planner.failures.job import Job, LineFaults, Mode, SiteJob, check_job
-from isthmus.planner.make import require_made_for
+from isthmus.planner.make import require_made_for, require_sites
 from isthmus.planner.plan import Plan, SitePlan
 from isthmus.spec.fleet import FleetSpec, NodeSpec
 from isthmus.spec.run import RunSpec
@@ -38,7 +38,8 @@ def derive_job(
     assume, step_s, spares = assume or Assumptions(), step_s or {}, spares or {}
     check_assumptions(assume)
     require_made_for(plan, run)
-    _refuse_strangers(plan, fleet, [*step_s, *spares])
+    require_sites(plan, fleet)
+    _refuse_strangers(plan, [*step_s, *spares])
     mode, state_bytes = _mode(plan), checkpoint_bytes(plan, run)
     sites = []
     for site in plan.sites:
@@ -82,22 +83,12 @@ def checkpoint_bytes(plan: Plan, run: RunSpec) -> Bytes:
     return Bytes(4 * plan.num_params * (1 + MOMENTS[run.train.optimizer]))
 
 
-def _refuse_strangers(plan: Plan, fleet: FleetSpec, named: Sequence[str]) -> None:
+def _refuse_strangers(plan: Plan, named: Sequence[str]) -> None:
     planned = [site.name for site in plan.sites]
-    for name in dict.fromkeys(place for site in plan.sites for place in _places(site)):
-        if name not in fleet.sites:
-            hint = f"the fleet has {', '.join(fleet.sites)}; give the fleet that the plan was made for"
-            raise InputError(f"the plan's site '{name}' is not in the fleet", where="plan", hint=hint)
     for name in named:
         if name not in planned:
             hint = f"the plan has {', '.join(planned)}"
             raise InputError(f"there is no site '{name}'", where=name, hint=hint)
-
-
-def _places(site: SitePlan) -> list[str]:
-    """The fleet's sites that it stands for: itself, and where else its pipelines have stages."""
-    stages = (stage.site for line in site.pipelines for stage in line.stages)
-    return list(dict.fromkeys([site.name, *stages]))
 
 
 def _mode(plan: Plan) -> Mode:
@@ -110,7 +101,7 @@ def _nodes(site: SitePlan, fleet: FleetSpec) -> tuple[list[NodeSpec], int]:
     """Nodes that the plan's ranks fill, and how many it leaves unused: those are spares. A pipeline over
     sites stops as one, so that all its nodes count alike."""
     left, used, unused = Counter(site.chips), [], 0
-    for node in (node for place in _places(site) for node in fleet.sites[place].nodes):
+    for node in (node for place in site.places for node in fleet.sites[place].nodes):
         wanted = max((math.ceil(left[chip] / count) for chip, count in node.chips.items()), default=0)
         taken = min(node.count, wanted)
         left -= Counter({chip: taken * count for chip, count in node.chips.items()})

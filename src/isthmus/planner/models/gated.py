@@ -1,4 +1,9 @@
-"""Public dimensions of published models, family by family. Each source was opened and read."""
+"""Published models with a gated feed-forward part, family by family.
+
+Layers, widths and heads are those of the sources named. Vocabularies are too, but for most of ModelLink's rows,
+whose scripts leave them to the tokenizer: there they are believed, as of the released tokenizer. `rope_theta`,
+`norm_eps` and `max_seq_len`, on which no cost depends here, are those of the family and not of each model.
+"""
 
 from msgspec.structs import replace
 
@@ -109,7 +114,7 @@ def _mistrals() -> list[KnownModel]:
 def _qwens() -> list[KnownModel]:
     first = family(
         QWEN,
-        f"{MODELLINK}/legacy/qwen, qwen15",
+        f"{MODELLINK}/legacy/qwen, qwen15; Qwen1.5-110B: mcore/qwen15; Qwen2.5: {NEMO}/qwen2.py",
         [
             ("Qwen-7B", 7.72, (32, 4096, 32, 32, 11_008, 151_936)),
             ("Qwen-14B", 14.17, (40, 5120, 40, 40, 13_696, 152_064)),
@@ -129,7 +134,7 @@ def _qwens() -> list[KnownModel]:
     )
     small = family(
         replace(QWEN, tied_head=True),
-        f"{LITGPT}; {NEMO}/qwen2.py",
+        f"{LITGPT}; {NEMO}/qwen2.py; Qwen1.5: {MODELLINK}/legacy/qwen15",
         [
             ("Qwen1.5-0.5B", 0.464, (24, 1024, 16, 16, 2816, 151_936)),
             ("Qwen2.5-0.5B", 0.49, (24, 896, 14, 2, 4864, 151_936)),
