@@ -1,6 +1,5 @@
 """A row as the cost functions take it: model, chip, network, layout, stages, and what had to be assumed."""
 
-import re
 from itertools import pairwise
 
 import msgspec
@@ -13,7 +12,8 @@ from isthmus.planner.layout import Layout
 from isthmus.planner.published.flops import token_flops
 from isthmus.planner.published.frameworks import Framework, find_framework
 from isthmus.planner.published.kinds import chips_of
-from isthmus.planner.published.placement import ACCUMULATION, layout_of, shard_group_of, stages_of
+from isthmus.planner.published.notes import ACCUMULATION, node_gb_s, stated
+from isthmus.planner.published.placement import layout_of, shard_group_of, stages_of
 from isthmus.planner.published.rows import Row
 from isthmus.planner.published.shape import shape_of
 from isthmus.planner.published.usual import USUAL, usual_name
@@ -126,8 +126,8 @@ def _doubt(row: Row) -> float:
     if usual_name(row):
         return 0.05
     squares = sum(doubt**2 for column, doubt in _DOUBTS if not getattr(row, column))
-    stated = bool(ACCUMULATION.search(row.notes)) and not row.global_batch
-    return (squares - (0.04**2 if stated else 0.0)) ** 0.5
+    counted = stated(ACCUMULATION, row.notes) and not row.global_batch
+    return (squares - (0.04**2 if counted else 0.0)) ** 0.5
 
 
 def _imbalance(framework: Framework, cp: int) -> float:
@@ -159,15 +159,9 @@ def _network(row: Row, chip: ChipModel, framework: Framework) -> Network:
     per_node = row.chips_per_node or chip.per_node
     if not chip.node_domain:
         network = replace(network, domain=per_node)
-    several = re.search(r"(\d+)x(\d+)\s*Gb", row.notes)
-    single = re.search(r"(\d+)\s*Gb/s\s+(?:RoCE|IB|InfiniBand)", row.notes)
-    gigabits = 0
-    if several:
-        gigabits = int(several.group(1)) * int(several.group(2))
-    elif single:
-        gigabits = int(single.group(1))
-    if gigabits:
-        network = replace(network, nic=network.nic._replace(gb_s=gigabits / 8 / per_node))
+    gb_s = node_gb_s(row.notes)
+    if gb_s:
+        network = replace(network, nic=network.nic._replace(gb_s=gb_s / per_node))
     return network
 
 

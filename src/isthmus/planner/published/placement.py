@@ -5,6 +5,7 @@ import re
 from isthmus.planner.chips.chip import ChipModel
 from isthmus.planner.layout import Layout, Precision, Recompute, Sharding
 from isthmus.planner.published.frameworks import Framework
+from isthmus.planner.published.notes import ACCUMULATION, layer_split, stated
 from isthmus.planner.published.rows import Row
 from isthmus.planner.published.shape import Shape
 from isthmus.planner.published.usual import USUAL, usual_name
@@ -79,31 +80,24 @@ def _virtual(row: Row, framework: Framework, layers: int, assumed: list[str]) ->
     return max(1, min(row.vpp or 1, layers))
 
 
-ACCUMULATION = re.compile(r"(?:grad_accum|micro_num|GAS|accumulation)\s*=\s*(\d+)", re.IGNORECASE)
-_GLOBAL = re.compile(r"\bGBS\s*=\s*(\d+)", re.IGNORECASE)
-_LOCAL = re.compile(r"\bLBS\s*=\s*(\d+)", re.IGNORECASE)
-
-
 def _batches(
     row: Row, framework: Framework, given: tuple[int, int, int], assumed: list[str]
 ) -> tuple[int, int]:
     """(micro_batch, micro_batches); `given`: replicas, stages, sequence length."""
     dp, pp, seq_len = given
     size = row.micro_batch
-    said = _GLOBAL.search(row.notes)
-    total = row.global_batch or (int(said.group(1)) if said else 0)
+    total = row.global_batch or stated(r"\bGBS", row.notes)
     if framework.name == "torchtitan" and size and pp > 1:
         return 1, size
     script = usual_name(row)
     if not size:
-        local = _LOCAL.search(row.notes)
-        size = int(local.group(1)) if local else USUAL[script].micro_batch if script else 1
+        size = stated(r"\bLBS", row.notes) or (USUAL[script].micro_batch if script else 1)
         assumed.append(f"micro-batch {size}")
     if total:
         return size, max(1, round(total / (dp * size)))
-    count = ACCUMULATION.search(row.notes)
+    count = stated(ACCUMULATION, row.notes)
     if count:
-        return size, int(count.group(1))
+        return size, count
     if framework.name == "torchtitan":
         return size, 1
     if script:
@@ -143,21 +137,17 @@ def _sharding(row: Row, framework: Framework) -> Sharding:
 
 def shard_group_of(row: Row, layout: Layout) -> int:
     """InternEvo's zero1 is the size of the groups that share the state; -1: all replicas."""
-    said = re.search(r"zero1=(-?\d+)", row.notes)
-    size = int(said.group(1)) if said else -1
-    return min(layout.dp, size) if size > 0 else layout.dp
+    return min(layout.dp, stated("zero1", row.notes) or layout.dp)
 
 
 def stages_of(row: Row, num_layers: int, layout: Layout) -> list[int]:
     """As the row has it ('layer split 7/9/9/9', embedding and head counted); otherwise even, with embedding
     and head as a layer each where that comes out even."""
-    said = re.search(r"layer split ([\d/]+)", row.notes)
-    if said:
-        split = [int(part) for part in said.group(1).split("/")]
-        if len(split) == layout.pp and sum(split) == num_layers + 2:
-            split[0] -= 1
-            split[-1] -= 1
-            return split
+    split = layer_split(row.notes)
+    if len(split) == layout.pp and sum(split) == num_layers + 2 and min(split[0], split[-1]) > 0:
+        split[0] -= 1
+        split[-1] -= 1
+        return split
     return even_stages(num_layers, layout)
 
 
