@@ -88,15 +88,17 @@ def _case(row: Row) -> Case | str:
     layout = layout_of(row, shape, framework, chips[0], assumed)
     if isinstance(layout, str):
         return layout
-    if not chips[0].peak_tflops(layout.precision):
-        return f"the {layout.precision} rate of {chips[0].name} is not known"
+    for chip in chips:
+        if not chip.peak_tflops(layout.precision):
+            return f"the {layout.precision} rate of {chip.name} is not known"
+    _name_wider(layout.precision, chips, assumed)
     case = Case(
         id=row.id,
         source=row.source,
         name=row.model,
         model=shape.model,
         core=shape.core * _imbalance(framework, layout.cp) * _old_kernel(framework, chips[0]),
-        chips=_spread(chips, layout.pp),
+        chips=_spread(chips, layout),
         network=_network(row, chips[0], framework),
         layout=layout,
         stages=stages_of(row, shape.model.num_layers, layout),
@@ -143,12 +145,19 @@ def _old_kernel(framework: Framework, chip: ChipModel) -> float:
     return first * (1.7 if later else 1.0)
 
 
-def _spread(chips: list[ChipModel], pp: int) -> list[ChipModel]:
+def _name_wider(precision: str, chips: list[ChipModel], assumed: list[str]) -> None:
+    """A chip without units for the format multiplies in the next wider one."""
+    if precision in ("fp8", "fp4"):
+        lacking = {chip.name for chip in chips if not getattr(chip, f"{precision}_tflops")}
+        assumed += [f"no {precision} rate of {name} is known: that of a wider format" for name in sorted(lacking)]
+
+
+def _spread(chips: list[ChipModel], layout: Layout) -> list[ChipModel]:
     """Of each stage: the kinds in the order the row names them, in proportion to their chips; the slowest of
     those that share a stage."""
-    ends = [stage * len(chips) // pp for stage in range(pp + 1)]
+    ends = [stage * len(chips) // layout.pp for stage in range(layout.pp + 1)]
     parts = [chips[first : max(first + 1, end)] for first, end in pairwise(ends)]
-    return [min(part, key=lambda chip: chip.bf16_tflops) for part in parts]
+    return [min(part, key=lambda chip: chip.peak_tflops(layout.precision)) for part in parts]
 
 
 def _network(row: Row, chip: ChipModel, framework: Framework) -> Network:

@@ -10,6 +10,7 @@ from dataclasses import replace
 import numpy as np
 
 from isthmus.planner.belief.query import Features
+from isthmus.planner.chips.chip import ChipModel
 from isthmus.planner.cost.factors import COMPONENTS, Factors
 from isthmus.planner.cost.ideal import Setting, ideal_passes
 from isthmus.planner.cost.memory import ChipParams, chip_params
@@ -27,7 +28,8 @@ ASYNC = 0.6
 
 
 def features_of(case: Case) -> Features:
-    stages = [_stage(case, index) for index in range(case.layout.pp)]
+    passes = {chip.name: _passes(case, chip) for chip in case.chips}
+    stages = [_stage(case, index, passes[chip.name]) for index, chip in enumerate(case.chips)]
     guess = np.append(component_factors(Factors()), Factors().send)
     slowest = max(range(len(stages)), key=lambda index: float(stages[index] @ guess))
     others = np.sum(stages, axis=0) - stages[slowest]
@@ -43,9 +45,8 @@ def features_of(case: Case) -> Features:
     )
 
 
-def _stage(case: Case, index: int) -> Floats:
+def _stage(case: Case, index: int, passes: Floats) -> Floats:
     """[component + send]: forward, backward and recompute of one micro-batch."""
-    passes = _passes(case, index)
     first = 1 + sum(case.stages[:index])
     kinds = block_kinds(case.model)
     layers = kinds[first : first + case.stages[index]]
@@ -67,8 +68,8 @@ def _rowwise(case: Case) -> float:
     return 1 + case.layout.tp if "row" in case.recipe else 1.0
 
 
-def _passes(case: Case, index: int) -> Floats:
-    chip = case.chips[index]
+def _passes(case: Case, chip: ChipModel) -> Floats:
+    """`ideal_passes` of a stage on this chip."""
     network = case.network if chip == case.chip else Network.of(chip)
     setting = Setting.of(case.model, chip, network, case.layout, case.framework.fused_attention)
     return ideal_passes(case.model, network, replace(setting, core=case.core))

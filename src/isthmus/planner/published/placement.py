@@ -13,8 +13,10 @@ from isthmus.spec.count import count_params
 from isthmus.spec.model import ModelSpec
 
 _PRECISIONS: tuple[tuple[str, Precision], ...] = (
-    ("fp4", "fp4"), ("fp8", "fp8"), ("fp32", "fp32"), ("fp16", "fp16"),
+    ("fp4", "fp4"), ("fp8", "fp8"), ("bf16", "bf16"), ("fp16", "fp16"), ("fp32", "fp32"),
+    ("tf32", "fp32"),
 )  # fmt: skip
+"""The narrowest that a row names is that of its matrix products."""
 
 
 def _precision(row: Row, framework: Framework, assumed: list[str]) -> Precision:
@@ -23,25 +25,29 @@ def _precision(row: Row, framework: Framework, assumed: list[str]) -> Precision:
         assumed.append(f"precision {framework.precision}")
         return framework.precision
     found: list[Precision] = [precision for word, precision in _PRECISIONS if word in said]
+    if not found and "amp" not in said:
+        assumed.append(f"'{row.precision}' multiplies in 16 bits")
     return found[0] if found else "bf16"
 
 
 def layout_of(
     row: Row, shape: Shape, framework: Framework, chip: ChipModel, assumed: list[str]
 ) -> Layout | str:
-    tp, pp, cp = _degrees(row, shape.model, chip, assumed)
+    sharding = _sharding(row, framework)
+    tp, pp, cp = _degrees(row, shape.model, chip, sharding, assumed)
     dp = row.dp or row.n_chips // (tp * pp * cp)
-    if dp < 1 or tp * pp * cp * dp > row.n_chips:
-        return f"tp {tp} x pp {pp} x cp {cp} x dp {dp} is not {row.n_chips} chips"
-    if pp > shape.model.num_layers:
-        return f"{pp} stages are more than the model's {shape.model.num_layers} layers"
-    micro_batch, micro_batches = _batches(row, framework, (dp, pp, shape.seq_len), assumed)
     ep = min(row.ep or 1, max(1, shape.model.num_experts))
+    refused = _refused(row, shape.model, (tp, pp, cp, dp, ep))
+    if refused:
+        return refused
+    if tp * pp * cp * dp < row.n_chips:
+        assumed.append(f"{row.n_chips - tp * pp * cp * dp} chips without a part")
+    micro_batch, micro_batches = _batches(row, framework, (dp, pp, shape.seq_len), assumed)
     return Layout(
         tp=tp,
         cp=cp,
         pp=pp,
-        virtual=_virtual(row, framework, shape.model.num_layers // pp, assumed),
+        virtual=_virtual(row, framework, pp, shape.model.num_layers // pp, assumed),
         dp=dp,
         ep=ep,
         etp=1 if (tp * cp * dp) % ep == 0 else tp,
@@ -49,32 +55,52 @@ def layout_of(
         micro_batches=micro_batches,
         seq_len=shape.seq_len,
         recompute=_recompute(row, assumed),
-        sharding=_sharding(row, framework),
+        sharding=sharding,
         precision=_precision(row, framework, assumed),
     )
 
 
-def _degrees(row: Row, model: ModelSpec, chip: ChipModel, assumed: list[str]) -> tuple[int, int, int]:
-    """(tp, pp, cp); where the row has none, the least that 18 bytes a parameter fit in half of the memory."""
+def _refused(row: Row, model: ModelSpec, degrees: tuple[int, int, int, int, int]) -> str:
+    """Why no run can be so; empty: it can. `degrees`: tp, pp, cp, dp, ep."""
+    tp, pp, cp, dp, ep = degrees
+    if not row.n_chips:
+        return "it has no chips"
+    if dp < 1 or tp * pp * cp * dp > row.n_chips:
+        return f"tp {tp} x pp {pp} x cp {cp} x dp {max(1, dp)} is more than {row.n_chips} chips"
+    if pp > model.num_layers:
+        return f"{pp} stages are more than the model's {model.num_layers} layers"
+    if ep > tp * cp * dp:
+        return f"ep {ep} is more than the {tp * cp * dp} chips of a stage"
+    return ""
+
+
+def _degrees(
+    row: Row, model: ModelSpec, chip: ChipModel, sharding: Sharding, assumed: list[str]
+) -> tuple[int, int, int]:
+    """(tp, pp, cp); where the row has none, the least that 18 bytes a parameter fit in half of the memory,
+    which is no matter where all of the state is shared out over the replicas."""
     cp = row.cp or 1
     if row.tp or row.pp:
         return row.tp or 1, row.pp or 1, cp
     if row.dp:
         rest = max(1, row.n_chips // (row.dp * cp))
         return min(rest, 8), max(1, rest // 8), cp
-    need = 18 * count_params(model) / (0.5 * chip.memory_bytes)
+    need = 18 * count_params(model) / (0.5 * chip.memory_bytes) if sharding < 3 else 1.0
     tp = pp = 1
-    while tp < 8 and tp * pp < need and tp * 2 <= row.n_chips:
+    while tp < 8 and tp * pp < need and tp * 2 * cp <= row.n_chips:
         tp *= 2
-    while tp * pp < need and tp * pp * 2 * cp <= row.n_chips and pp * 2 <= model.num_layers:
-        pp *= 2
+    most = min(model.num_layers, row.n_chips // (tp * cp * max(1, (row.ep or 1) // (tp * cp))))
+    fitting = [stages for stages in range(1, most + 1) if row.n_chips % (tp * cp * stages) == 0]
+    pp = next((stages for stages in fitting if tp * stages >= need), max(fitting, default=1))
     assumed.append(f"tp {tp}, pp {pp}")
     return tp, pp, cp
 
 
-def _virtual(row: Row, framework: Framework, layers: int, assumed: list[str]) -> int:
-    """Chunks of a stage with so many layers."""
-    if framework.interleaved and not row.vpp and (row.pp or 1) > 1:
+def _virtual(row: Row, framework: Framework, pp: int, layers: int, assumed: list[str]) -> int:
+    """Chunks of a stage with so many layers; without a pipeline there are none."""
+    if pp == 1:
+        return 1
+    if framework.interleaved and not row.vpp:
         assumed.append(f"{layers} chunks to a stage")
         return max(1, layers)
     return max(1, min(row.vpp or 1, layers))
@@ -103,7 +129,7 @@ def _batches(
     if script:
         assumed.append(f"{USUAL[script].accumulate} micro-batches")
         return size, USUAL[script].accumulate
-    usual = max(1, 4 * pp, round(USUAL_TOKENS / (seq_len * dp * size)))
+    usual = max(4 * pp if pp > 1 else 1, round(USUAL_TOKENS / (seq_len * dp * size)))
     assumed.append(f"{usual} micro-batches")
     return size, usual
 

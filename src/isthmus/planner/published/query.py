@@ -9,6 +9,8 @@ from isthmus.planner.published.features import features_of
 
 FIRST_RELEASE = 26.0 + 4 / 12
 """Releases are dated from 26.04, the middle of those that were fitted."""
+FAR = (-2.0, 0.5)
+"""Years; those that were fitted lie between these, and a drift is not followed beyond."""
 
 
 def query_of(case: Case) -> Query:
@@ -47,7 +49,8 @@ def groups_of(case: Case) -> Groups:
 def release_years(release: str) -> float:
     """'26.08.01' is a third of a year after 26.04; a release that is no date counts as that."""
     said = re.match(r"(\d\d)\.(\d\d)", release)
-    return int(said.group(1)) + int(said.group(2)) / 12 - FIRST_RELEASE if said else 0.0
+    years = int(said.group(1)) + int(said.group(2)) / 12 - FIRST_RELEASE if said else 0.0
+    return min(max(years, FAR[0]), FAR[1])
 
 
 def _place(case: Case) -> list[float]:
