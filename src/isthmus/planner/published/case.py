@@ -2,10 +2,10 @@
 
 from itertools import pairwise
 
-import msgspec
 from msgspec.structs import replace
 
 from isthmus.errors import InputError
+from isthmus.planner.belief.features import Setup
 from isthmus.planner.chips.chip import ChipModel
 from isthmus.planner.cost.network import Network
 from isthmus.planner.layout import Layout
@@ -17,45 +17,25 @@ from isthmus.planner.published.placement import layout_of, shard_group_of, stage
 from isthmus.planner.published.rows import Row
 from isthmus.planner.published.shape import shape_of
 from isthmus.planner.published.usual import USUAL, usual_name
-from isthmus.spec.model import ModelSpec
 
 
-class Case(msgspec.Struct, frozen=True, kw_only=True):
+class Case(Setup, frozen=True, kw_only=True):
+    """A row's run, with what is measured of it."""
+
     id: str
     source: str
-    name: str = ""
+    name: str
     """Of the model, as the row has it."""
-    model: ModelSpec
-    core: float
-    chips: list[ChipModel]
-    """Of each stage."""
-    network: Network
-    layout: Layout
-    stages: list[int]
-    """Layers of each stage."""
-    recomputed: float
-    """Part of the layers that backward computes again."""
-    shard_group: int
-    """Replicas that share the optimizer's state (ZeRO 1)."""
-    nodes: float
     framework: Framework
     recipe: str
     """Precision as the row has it, and 'hybrid' for models with state-space layers."""
-    eager: bool
-    """Element-wise work is not fused: the row says so."""
-    async_tensor: bool
-    """Tensor-parallel communication runs beside compute: the row says so."""
     hardware_flops: bool
     """The row's TFLOPS count what is computed again."""
     step_s: float
     """Measured; 0: the row has no time."""
     assumed: list[str]
-    doubt: float = 0.0
+    doubt: float
     """Standard deviation of log seconds by what had to be assumed."""
-
-    @property
-    def chip(self) -> ChipModel:
-        return self.chips[0]
 
     @property
     def tokens_per_chip(self) -> float:
@@ -92,6 +72,7 @@ def _case(row: Row) -> Case | str:
         if not chip.peak_tflops(layout.precision):
             return f"the {layout.precision} rate of {chip.name} is not known"
     _name_wider(layout.precision, chips, assumed)
+    recipe = " ".join([row.precision.lower() or layout.precision, *shape.kind])
     case = Case(
         id=row.id,
         source=row.source,
@@ -106,9 +87,11 @@ def _case(row: Row) -> Case | str:
         shard_group=shard_group_of(row, layout),
         nodes=max(1.0, row.n_chips / (row.chips_per_node or chips[0].per_node)),
         framework=framework,
-        recipe=" ".join([row.precision.lower() or layout.precision, *shape.kind]),
+        recipe=recipe,
         eager=framework.eager or "eager" in row.notes.lower(),
         async_tensor="async" in row.notes.lower(),
+        fused_attention=framework.fused_attention,
+        row_scales="row" in recipe,
         hardware_flops=any(word in row.notes.lower() for word in ("hardware", "by megatron formula")),
         step_s=0.0,
         assumed=assumed,
@@ -149,7 +132,7 @@ def _name_wider(precision: str, chips: list[ChipModel], assumed: list[str]) -> N
     """A chip without units for the format multiplies in the next wider one."""
     if precision in ("fp8", "fp4"):
         lacking = {chip.name for chip in chips if not getattr(chip, f"{precision}_tflops")}
-        assumed += [f"no {precision} rate of {name} is known: that of a wider format" for name in sorted(lacking)]
+        assumed += [f"a wider format than {precision} on {name}" for name in sorted(lacking)]
 
 
 def _spread(chips: list[ChipModel], layout: Layout) -> list[ChipModel]:

@@ -1,11 +1,10 @@
 """A case as the belief asks about it."""
 
-import math
 import re
 
+from isthmus.planner.belief.features import features_of, place_of
 from isthmus.planner.belief.query import Groups, Observation, Query
 from isthmus.planner.published.case import Case
-from isthmus.planner.published.features import features_of
 
 FIRST_RELEASE = 26.0 + 4 / 12
 """Releases are dated from 26.04, the middle of those that were fitted."""
@@ -17,7 +16,7 @@ def query_of(case: Case) -> Query:
     return Query(
         features=features_of(case),
         groups=groups_of(case),
-        place=_place(case),
+        place=place_of(case.model, case.layout),
         when=release_years(case.framework.release),
         doubt=round(case.doubt, 4),
     )
@@ -51,24 +50,3 @@ def release_years(release: str) -> float:
     said = re.match(r"(\d\d)\.(\d\d)", release)
     years = int(said.group(1)) + int(said.group(2)) / 12 - FIRST_RELEASE if said else 0.0
     return min(max(years, FAR[0]), FAR[1])
-
-
-def _place(case: Case) -> list[float]:
-    """As `belief.query.PLACE`."""
-    layout, model = case.layout, case.model
-    values = [
-        math.log(model.hidden_size / layout.tp),
-        math.log(model.hidden_size),
-        math.log(layout.micro_batch * layout.seq_len / layout.cp),
-        math.log(layout.seq_len),
-        math.log(layout.dp * layout.cp),
-        math.log(layout.pp),
-        math.log(layout.virtual),
-        math.log(layout.micro_batches),
-        math.log(layout.tp),
-        math.log(1 + model.num_experts),
-        math.log(layout.ep),
-        {"none": 0.0, "selective": 0.5, "full": 1.0}[layout.recompute],
-        model.num_layers / 40,
-    ]
-    return [round(value, 4) for value in values]

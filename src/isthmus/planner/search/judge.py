@@ -5,18 +5,15 @@ import math
 import numpy as np
 from msgspec.structs import replace
 
+from isthmus.planner.belief.features import Setup, features_of, place_of
 from isthmus.planner.belief.file import shipped_posterior
-from isthmus.planner.belief.query import Groups
+from isthmus.planner.belief.query import Groups, Query
+from isthmus.planner.chips.chip import ChipModel
 from isthmus.planner.cost.factors import Factors
-from isthmus.planner.published.case import Case
-from isthmus.planner.published.frameworks import Framework
-from isthmus.planner.published.query import query_of
 from isthmus.planner.schedule import Pipeline, makespan
 from isthmus.planner.search.pools import Pool
 from isthmus.planner.search.template import Job, Segment, Template, stage_costs
 
-SYSTEM = Framework(name="megatron-lm", family="megatron")
-"""Whose runs a plan is expected to resemble: the family that most published runs of all chips are of."""
 MEASURED = Factors(
     matmul=1.0, operands=1.0, attention=1.0, elementwise=1.0, cast=1.0, route=1.0, launch=1.0, bubble=1.0
 )
@@ -27,14 +24,18 @@ def factors_for(pool: Pool, precision: str) -> Factors:
     """The shipped belief's, for this chip; ones where its rates were measured."""
     if pool.chip.origins.get("memory_gb_s") == "measured":
         return MEASURED
-    groups = Groups(
-        framework=SYSTEM.name,
-        family=SYSTEM.family,
-        generation=pool.chip.generation,
-        chip=pool.chip.name,
+    return shipped_posterior().factors(groups_of(pool.chip, precision))
+
+
+def groups_of(chip: ChipModel, precision: str) -> Groups:
+    """A plan is expected to run as Megatron-LM does: most published runs of all chips are of its family."""
+    return Groups(
+        framework="megatron-lm",
+        family="megatron",
+        generation=chip.generation,
+        chip=chip.name,
         recipe=precision,
     )
-    return shipped_posterior().factors(groups)
 
 
 def parts_of(job: Job, template: Template) -> dict[str, float]:
@@ -97,35 +98,29 @@ def simulated_s(job: Job, template: Template) -> float:
 
 def spread(job: Job, template: Template) -> tuple[float, float]:
     """(low, high) relative to the expected step: nine of ten such runs lie between them."""
-    pools = [segment.pool for segment in template.stage_segments()]
-    case = _as_case(job, template, pools)
-    estimate = shipped_posterior().predict([query_of(case)])[0]
+    setup = _setup(job, template)
+    query = Query(
+        features=features_of(setup),
+        groups=groups_of(setup.chip, setup.layout.precision),
+        place=place_of(setup.model, setup.layout),
+    )
+    estimate = shipped_posterior().predict([query])[0]
     return estimate.low_s / estimate.step_s, estimate.high_s / estimate.step_s
 
 
-def _as_case(job: Job, template: Template, pools: list[Pool]) -> Case:
-    layout, model = template.layout, job.run.model
+def _setup(job: Job, template: Template) -> Setup:
+    pools = [segment.pool for segment in template.stage_segments()]
+    model = job.run.model
     layers = np.diff(template.split.ends_S, prepend=0) * template.split.virtual
     again = float(template.split.recompute_S.sum()) * template.split.virtual / model.num_layers
-    return Case(
-        id="plan",
-        source="plan",
+    return Setup(
         model=model,
-        core=1.0,
         chips=[pool.chip for pool in pools],
         network=pools[0].network,
-        layout=layout,
+        layout=template.layout,
         stages=layers.tolist(),
-        recomputed=again,
-        shard_group=0,
         nodes=max(1.0, template.num_chips / pools[0].per_node),
-        framework=SYSTEM,
-        recipe=layout.precision,
-        eager=False,
-        async_tensor=False,
-        hardware_flops=False,
-        step_s=0.0,
-        assumed=[],
+        recomputed=again,
     )
 
 
