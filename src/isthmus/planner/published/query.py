@@ -3,8 +3,9 @@
 import re
 
 from isthmus.planner.belief.features import features_of, place_of
-from isthmus.planner.belief.query import Groups, Observation, Query
+from isthmus.planner.belief.query import Observation, Query
 from isthmus.planner.published.case import Case
+from isthmus.planner.published.frameworks import groups_of
 
 FIRST_RELEASE = 26.0 + 4 / 12
 """Releases are dated from 26.04, the middle of those that were fitted."""
@@ -15,7 +16,7 @@ FAR = (-2.0, 0.5)
 def query_of(case: Case) -> Query:
     return Query(
         features=features_of(case),
-        groups=groups_of(case),
+        groups=groups_of(case.framework, case.chip, case.recipe),
         place=place_of(case.model, case.layout),
         when=release_years(case.framework.release),
         doubt=round(case.doubt, 4),
@@ -31,17 +32,6 @@ def observation_of(case: Case) -> Observation:
         step_s=case.step_s,
         model=case.name,
         tokens=case.tokens_per_chip,
-    )
-
-
-def groups_of(case: Case) -> Groups:
-    return Groups(
-        framework=case.framework.name,
-        family=case.framework.family,
-        release=case.framework.release,
-        generation=case.chip.generation,
-        chip=case.chip.name,
-        recipe=case.recipe,
     )
 
 
