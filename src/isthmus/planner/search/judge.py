@@ -6,15 +6,14 @@ from collections.abc import Sequence
 import numpy as np
 from msgspec.structs import replace
 
+from isthmus.planner.belief.features import Setup, features_of, place_of
 from isthmus.planner.belief.file import shipped_posterior
-from isthmus.planner.belief.query import Groups
+from isthmus.planner.belief.query import Query
 from isthmus.planner.cost.factors import Factors
 from isthmus.planner.cost.shapes import shapes_of
 from isthmus.planner.cost.stage_memory import pipeline_memory
 from isthmus.planner.layout import Layout
-from isthmus.planner.published.case import Case
-from isthmus.planner.published.frameworks import Framework
-from isthmus.planner.published.query import query_of
+from isthmus.planner.published.frameworks import Framework, groups_of
 from isthmus.planner.schedule import Pipeline, makespan
 from isthmus.planner.search.pools import Pool
 from isthmus.planner.search.template import Job, Segment, Template, stage_costs
@@ -33,14 +32,7 @@ def factors_for(pool: Pool, precision: str, system: Framework = SYSTEM) -> Facto
     """The shipped belief's, for this chip and training system; ones where its rates were measured."""
     if pool.chip.origins.get("memory_gb_s") == "measured":
         return MEASURED
-    groups = Groups(
-        framework=system.name,
-        family=system.family,
-        generation=pool.chip.generation,
-        chip=pool.chip.name,
-        recipe=precision,
-    )
-    return shipped_posterior().factors(groups)
+    return shipped_posterior().factors(groups_of(system, pool.chip, precision))
 
 
 def parts_of(job: Job, template: Template) -> dict[str, float]:
@@ -141,27 +133,22 @@ def interval(
     system: Framework = SYSTEM,
 ) -> tuple[float, float]:
     """As `spread`. `pools`, `layers`: of each stage; `recomputed`: part of the layers that are."""
-    case = Case(
-        id="plan",
-        source="plan",
+    setup = Setup(
         model=job.run.model,
-        core=1.0,
         chips=[pool.chip for pool in pools],
         network=pools[0].network,
         layout=layout,
         stages=list(layers),
-        recomputed=recomputed,
-        shard_group=0,
         nodes=max(1.0, layout.num_chips / pools[0].per_node),
-        framework=system,
-        recipe=layout.precision,
-        eager=False,
-        async_tensor=False,
-        hardware_flops=False,
-        step_s=0.0,
-        assumed=[],
+        recomputed=recomputed,
+        fused_attention=system.fused_attention,
     )
-    estimate = shipped_posterior().predict([query_of(case)])[0]
+    query = Query(
+        features=features_of(setup),
+        groups=groups_of(system, setup.chip, layout.precision),
+        place=place_of(setup.model, layout),
+    )
+    estimate = shipped_posterior().predict([query])[0]
     return estimate.low_s / estimate.step_s, estimate.high_s / estimate.step_s
 
 
