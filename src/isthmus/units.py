@@ -27,7 +27,7 @@ def _scale(value: str | float, units: Mapping[str, float], example: str) -> floa
 
 
 def _short(value: float, units: Mapping[str, float]) -> str:
-    """Three digits in the largest unit of `units` (largest first) that keeps the number >= 1, once rounded."""
+    """Three digits in the largest unit of `units` (largest first) in which that is 1 or more."""
     digits = [(f"{value / scale:.3g}", unit) for unit, scale in units.items()]
     number, unit = next((each for each in digits if float(each[0]) >= 1), digits[-1])
     return f"{number} {unit}"

@@ -5,11 +5,19 @@ from collections.abc import Callable
 
 from isthmus.errors import NotFoundError
 from isthmus_bench.document import Result
-from isthmus_bench.planner import accuracy, memory, optimality, real, replan
+from isthmus_bench.planner import accuracy, memory, metis, optimality, real, replan, skywork
 
 Family = Callable[[bool], list[Result]]
 
-FAMILIES: tuple[Family, ...] = (accuracy.run, memory.run, optimality.run, real.run, replan.run)
+FAMILIES: tuple[Family, ...] = (
+    accuracy.run,
+    memory.run,
+    optimality.run,
+    replan.run,
+    metis.run,
+    skywork.run,
+    real.run,
+)
 
 
 def run(quick: bool) -> list[Result]:

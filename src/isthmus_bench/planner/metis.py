@@ -84,9 +84,9 @@ def run(quick: bool) -> list[Result]:
     mine = ", ".join(f"{groups} chips {ends} blocks" for groups, ends in _shown(ours))
     note = (
         f"ms a step by Metis's HeteroCostEstimator; ours: {' then '.join(ours.types)}, {mine}, "
-        f"{ours.batches} micro-batches; its best of {judged.plans}: {' then '.join(judged.plan.types)}, {theirs}, "
-        f"{judged.plan.batches}; {judged.faulty} of its plans count fewer stages than they have and are "
-        "scored with all; T4 profiles are made: A100's, four times as slow"
+        f"{ours.batches} micro-batches; its best of {judged.plans}: {' then '.join(judged.plan.types)}, "
+        f"{theirs}, {judged.plan.batches}; {judged.faulty} of its plans count fewer stages than they have "
+        "and are scored with all; T4 profiles are made: A100's, four times as slow"
     )
     speed = (
         f"Metis {1e3 * judged.seconds:.0f} ms, ours {1e3 * seconds:.1f} ms, both without imports and reading"

@@ -17,7 +17,8 @@ import msgspec
 GPT = {
     "model_name": "GPT", "num_layers": 10, "gbs": 128, "hidden_size": 4096, "sequence_length": 1024,
     "vocab_size": 51_200, "attention_head_size": 32,
-    "max_profiled_tp_degree": 4, "max_profiled_batch_size": 4, "min_group_scale_variance": 1, "max_permute_len": 6,
+    "max_profiled_tp_degree": 4, "max_profiled_batch_size": 4,
+    "min_group_scale_variance": 1, "max_permute_len": 6,
 }  # fmt: skip
 """The example of Metis's README, with its arguments."""
 

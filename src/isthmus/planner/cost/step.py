@@ -146,6 +146,11 @@ class StepTime(NamedTuple):
     def total_s(self) -> float:
         return sum(self)
 
+    @property
+    def working_s(self) -> float:
+        """Without the waiting."""
+        return sum(self) - self.waiting_s
+
 
 def exposed_s(window_s: float, exchange_s: float) -> float:
     """What `exchange_s` adds to a window of compute that it runs beside: (C^p + M^p)^(1/p) - C."""

@@ -11,7 +11,8 @@ from isthmus.planner.cost.convention import MEGATRON, Convention
 from isthmus.planner.cost.factors import COMPONENTS, Factors
 from isthmus.planner.cost.ideal import Setting, element_bytes, ideal_passes
 from isthmus.planner.cost.memory import block_bytes
-from isthmus.planner.cost.network import Network, send_s
+from isthmus.planner.cost.network import Network
+from isthmus.planner.cost.network import send_s as message_s
 from isthmus.planner.cost.shapes import shapes_of
 from isthmus.planner.cost.table import Floats, Table
 from isthmus.planner.layout import Layout
@@ -30,12 +31,27 @@ def tabulate(
     convention: Convention = MEGATRON,
 ) -> Table:
     """Seconds and bytes of every block (0: embedding, 1..L: layers, L + 1: head and loss)."""
+    send = factors.send * factors.total * stage_send_s(model, network, layout)
+    return spread(model, layout, kind_seconds(model, chip, network, layout, factors), send, convention)
+
+
+def kind_seconds(
+    model: ModelSpec, chip: ChipModel, network: Network, layout: Layout, factors: Factors
+) -> Floats:
+    """[kind, pass, component]: of a micro-batch, passes as in `ideal_passes`. The same for layouts with other
+    stages, replicas and sharding."""
+    setting = Setting.of(model, chip, network, layout, factors.fused_attention)
+    return ideal_passes(model, network, setting) * component_factors(factors) * factors.total
+
+
+def spread(
+    model: ModelSpec, layout: Layout, seconds_KPC: Floats, send_s: float, convention: Convention = MEGATRON
+) -> Table:
+    """Seconds of the four kinds, and their bytes under the layout, for each block."""
     shapes = shapes_of(model)
     kinds = shapes.kinds
-    setting = Setting.of(model, chip, network, layout, factors.fused_attention)
-    scaled = ideal_passes(model, network, setting) * (component_factors(factors) * factors.total)
-    forward, backward, again = scaled.sum(axis=2).T.take(kinds, axis=1)
-    parts = (scaled[:, 0] + scaled[:, 1]).T.take(kinds, axis=1)
+    forward, backward, again = seconds_KPC.sum(axis=2).T.take(kinds, axis=1)
+    parts = (seconds_KPC[:, 0] + seconds_KPC[:, 1]).T.take(kinds, axis=1)
     memory = block_bytes(shapes, layout, convention)
     dense, experts, state, activations, checkpoint = np.array(
         [
@@ -57,7 +73,7 @@ def tabulate(
         expert_sync_bytes=experts * GRAD_BYTES,
         params=dense + experts,
         fixed_bytes=memory.fixed,
-        send_s=factors.send * factors.total * stage_send_s(model, network, layout),
+        send_s=send_s,
         parts=dict(zip(COMPONENTS, parts, strict=True)),
     )
 
@@ -73,7 +89,7 @@ def stage_send_s(model: ModelSpec, network: Network, layout: Layout) -> float:
         return 0.0
     rows = layout.micro_batch * layout.seq_len / layout.cp / layout.tp
     line = network.line(2, layout.tp * layout.cp * layout.dp)
-    return send_s(line, rows * model.hidden_size * element_bytes(layout))
+    return message_s(line, rows * model.hidden_size * element_bytes(layout))
 
 
 def block_kinds(model: ModelSpec) -> NDArray[np.intp]:

@@ -16,7 +16,7 @@ from msgspec.structs import replace
 
 from isthmus.errors import InputError
 from isthmus.planner.replan.band import Band, Lines, Team, packing_of, template_of
-from isthmus.planner.search.pack import shares
+from isthmus.planner.search.share import shares
 from isthmus.planner.search.template import Job, Segment, Template, problem_of
 from isthmus.planner.split import split
 

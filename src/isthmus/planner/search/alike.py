@@ -2,9 +2,9 @@
 
 A candidate is a family of layouts (`space.Family`) with a number of stages, chunks and replicas. Its time has
 a lower bound that needs no split: of W seconds that a micro-batch takes through all blocks, the slowest of S
-stages has at least W / S, and at least the longest block, so that
+stages has at least W / S, at least the longest block, and at least L / S layers, rounded up; with t of these
 
-    T >= m max(W / S, w_max) + (W - W / S) / v
+    T >= m t + (W - t) / v
 
 and waiting for the slowest comes on top. A second bound adds what replicas exchange at least (an average
 stage's part). Candidates are cut into stages from the lowest bound on; once a bound reaches the best time
@@ -13,18 +13,20 @@ found, nothing that is left can be better: the answer is the best of all candida
 
 import heapq
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import numpy as np
-from msgspec.structs import replace
-from numpy.typing import NDArray
 
-from isthmus.planner.cost.ideal import JITTER
-from isthmus.planner.cost.step import exposed_s, hidden_over
+from isthmus.planner.cost.ideal import JITTER, STEP_S
+from isthmus.planner.cost.memory import ChipParams, state_bytes
+from isthmus.planner.cost.step import hidden_over
+from isthmus.planner.cost.tabulate import GRAD_BYTES
 from isthmus.planner.layout import Layout
+from isthmus.planner.search.front import Front, Lines
 from isthmus.planner.search.pools import Pool
+from isthmus.planner.search.shapes import Floats, Ints, Shapes, least_exchange_s, shapes_on
 from isthmus.planner.search.space import Family, families
 from isthmus.planner.search.template import (
     Job,
@@ -32,39 +34,27 @@ from isthmus.planner.search.template import (
     Segment,
     Template,
     evaluate,
-    exchange_for,
     explain_miss,
     layout_of,
 )
 
 MAX_TRIALS = 3000
 """Candidates that are tried at most; the bound that is left then is part of the answer."""
-MAX_VIRTUAL = 16
-
-
-Ints = NDArray[np.int64]
-Floats = NDArray[np.float64]
 
 
 class Candidates(NamedTuple):
-    """Arrays, one entry each."""
+    """Shapes with what a batch makes of them; arrays, one entry each."""
 
-    bound_s: Floats
-    family: Ints
-    stages: Ints
-    virtual: Ints
+    shapes: Shapes
     replicas: Ints
     micro_batches: Ints
-    slowest_s: Floats
-    """Least seconds of a micro-batch on the slowest stage."""
+    bound_s: Floats
 
     def shape(self, index: int) -> tuple[int, int, int, int]:
-        return (
-            int(self.stages[index]),
-            int(self.virtual[index]),
-            int(self.replicas[index]),
-            int(self.micro_batches[index]),
-        )
+        """Stages, chunks, replicas, micro-batches."""
+        columns = (self.shapes.stages, self.shapes.virtual, self.replicas, self.micro_batches)
+        stages, virtual, replicas, micro_batches = (int(column[index]) for column in columns)
+        return stages, virtual, replicas, micro_batches
 
 
 @dataclass
@@ -110,118 +100,133 @@ def search_pool(job: Job, pool: Pool, batch: int, keep: int = 1, limit_s: float 
         if bound_s >= enough or found.trials >= MAX_TRIALS:
             found.bound_s = bound_s
             break
-        _try(job, pool, layout, found, keep)
+        _try(job, pool, layout, (found, keep, group_name(layout)))
     if found.best:
         found.bound_s = min(found.bound_s, found.best[0].step_s)
     return found
 
 
-def _by_bound(job: Job, pool: Pool, batch: int, limit_s: float = math.inf) -> Iterator[tuple[float, Layout]]:
+def pool_front(job: Job, pool: Pool, nodes: float, found: Found, named: bool) -> Front:
+    """All candidates of the pool with as many replicas as its chips give. `nodes`: those of the site, which
+    wait for each other. What is built goes to `found`, with the pool's name if `named`.
+
+    Their lines: a is the least time of the slowest stage (with what ZeRO 3 shows in each micro-batch), c the
+    filling of the pipeline, what shows of the exchange and the fixed part of a step.
+    """
+    usable = usable_families(job, pool)
+    shapes = shapes_on(job, pool, usable)
+    replicas = np.minimum(shapes.most, -(-job.batch // shapes.micro_batch)) // shapes.unit * shapes.unit
+    shapes, replicas = shapes.where(replicas > 0), replicas[replicas > 0]
+    factors, waiting = job.factors[pool.chip.name], waiting_of(job, pool, nodes)
+
+    def layout(row: int, dp: int, count: int) -> Layout:
+        shape = int(shapes.stages[row]), int(shapes.virtual[row]), dp, count
+        return layout_of(job, pool, usable[shapes.family[row]], shape)
+
+    def tighten(row: int) -> tuple[float, float]:
+        # Half of the replicas: their share of the exchange is no larger if not all of them are used.
+        half = layout(row, max(1, int(replicas[row]) // 2), 1)
+        if not holds_states(job, pool, layout(row, int(replicas[row]), 1)):
+            return 0.0, math.inf
+        shown_s = waiting * least_exchange_s(job, pool, half, float(shapes.slowest_s[row]))
+        return (shown_s, 0.0) if half.sharding == 3 else (0.0, shown_s)
+
+    def build(row: int, count: int) -> tuple[Template, float] | None:
+        chosen = layout(row, int(replicas[row]), count)
+        name = group_name(chosen) + (f" ({pool.name})" if named else "")
+        template = _try(job, pool, chosen, (found, 1, name))
+        return template and (template, waiting * template.time.working_s)
+
+    return Front(
+        Lines(
+            each_s=waiting * shapes.slowest_s,
+            rest_s=waiting * (shapes.idle_s + factors.overhead * factors.total * STEP_S),
+            whole=np.asarray(replicas * shapes.micro_batch, np.float64),
+            cut=pool.num_chips / (shapes.width * shapes.stages) * shapes.micro_batch,
+            turn=np.where(shapes.virtual > 1, shapes.stages, 1),
+        ),
+        tighten,
+        build,
+        least_in_flight=lambda row: int(shapes.stages[row]) * min(2, int(shapes.virtual[row])),
+    )
+
+
+def usable_families(job: Job, pool: Pool) -> list[Family]:
+    """Those that the pool has the chips for."""
+    return [each for each in families(job.run, pool.per_node) if each.tp * each.cp <= pool.num_chips]
+
+
+def _by_bound(job: Job, pool: Pool, batch: int, limit_s: float) -> Iterator[tuple[float, Layout]]:
     """Candidates from the lowest bound on: the simple bound says who is next to get the second one. Those
     whose simple bound is `limit_s` or more are left out."""
-    usable = families(job.run, pool.per_node)
-    fits = [family for family in usable if family.tp * family.cp <= pool.num_chips]
-    every = candidates(job, pool, fits, batch)
+    usable = usable_families(job, pool)
+    every = candidates(job, pool, shapes_on(job, pool, usable), batch)
+    shapes = every.shapes
     waiting: list[tuple[float, int, Layout]] = []
-    for index in np.lexsort((every.stages, every.family, every.bound_s)).tolist():
+    for index in np.lexsort((shapes.stages, shapes.family, every.bound_s)).tolist():
         simple_s = float(every.bound_s[index])
         if simple_s >= limit_s:
             break
         while waiting and waiting[0][0] <= simple_s:
             bound_s, _, layout = heapq.heappop(waiting)
             yield bound_s, layout
-        layout = layout_of(job, pool, fits[every.family[index]], every.shape(index))
-        bound_s = _bound_with_exchange(job, pool, layout, float(every.slowest_s[index]), simple_s)
+        layout = layout_of(job, pool, usable[shapes.family[index]], every.shape(index))
+        window_s = float(shapes.slowest_s[index]) * layout.micro_batches / hidden_over(layout)
+        exchange_s = least_exchange_s(job, pool, layout, window_s)
+        bound_s = simple_s + exchange_s * waiting_factor(job, pool, layout)
         heapq.heappush(waiting, (bound_s, index, layout))
     while waiting:
         bound_s, _, layout = heapq.heappop(waiting)
         yield bound_s, layout
 
 
-def _bound_with_exchange(job: Job, pool: Pool, layout: Layout, slowest_s: float, bound_s: float) -> float:
-    """The bound with the exchange of a stage that has its even part of all parameters."""
-    table = job.table(pool, replace(layout, dp=1, pp=1))
-    exchange = exchange_for(job, pool, layout)
-    dense, experts = table.sync_sums
-    average_s = exchange.latency_s + (dense * exchange.dense_s + experts * exchange.expert_s) / layout.pp
-    gather_s = (dense * exchange.gather_s + experts * exchange.expert_gather_s) / layout.pp
-    window_s = slowest_s * layout.micro_batches / hidden_over(layout)
-    return bound_s + (exposed_s(window_s, average_s) + gather_s) * waiting_factor(job, pool, layout)
-
-
-def _try(job: Job, pool: Pool, layout: Layout, found: Found, keep: int) -> None:
+def _try(job: Job, pool: Pool, layout: Layout, into: tuple[Found, int, str]) -> Template | None:
+    """`into`: what has been found, how many of them to keep, the group's name."""
+    found, keep, name = into
     segments = (Segment(pool, layout.tp, layout.pp),)
     found.trials += 1
-    template = evaluate(job, segments, layout) if _may_fit(job, segments[0], layout) else None
+    template = evaluate(job, segments, layout) if may_fit(job, segments[0], layout) else None
     if template is not None:
-        found.take(template, keep, group_name(layout))
-    elif (name := group_name(layout)) not in found.groups:
+        found.take(template, keep, name)
+    elif name not in found.groups:
         found.groups[name] = explain_miss(job, segments, layout)
+    return template
 
 
 def waiting_factor(job: Job, pool: Pool, layout: Layout) -> float:
-    nodes = max(1.0, layout.num_chips / pool.per_node)
-    return 1 + job.factors[pool.chip.name].jitter * JITTER * math.log2(nodes)
+    return waiting_of(job, pool, layout.num_chips / pool.per_node)
 
 
-def _may_fit(job: Job, segment: Segment, layout: Layout) -> bool:
+def waiting_of(job: Job, pool: Pool, nodes: float) -> float:
+    """By which a step takes longer if so many nodes wait for each other."""
+    return 1 + job.factors[pool.chip.name].jitter * JITTER * math.log2(max(1.0, nodes))
+
+
+def holds_states(job: Job, pool: Pool, layout: Layout) -> bool:
+    """Whether an even part of the states fits: of the checks the cheapest."""
+    params = ChipParams(*(each / GRAD_BYTES for each in job.sync_bytes(layout)))
+    state = state_bytes(params, layout, job.convention).total / layout.pp
+    return state <= pool.chip.memory_bytes * (1 - job.run.goal.headroom)
+
+
+def may_fit(job: Job, segment: Segment, layout: Layout) -> bool:
     """Whether the states alone, spread evenly, leave room. Saves the split of what is far too large."""
     table = job.table(segment.pool, layout)
     room = segment.pool.chip.memory_bytes * (1 - job.run.goal.headroom) - table.fixed_bytes
     return table.state_sum / layout.pp <= room
 
 
-def candidates(job: Job, pool: Pool, all_families: Sequence[Family], batch: int) -> Candidates:
-    """Every shape of every family, with its bound."""
-    shapes = [_shapes(job, pool, family, batch) for family in all_families]
-    if not shapes:
-        empty = np.zeros(0, np.int64)
-        return Candidates(np.zeros(0), empty, empty, empty, empty, empty, np.zeros(0))
-    family = np.repeat(np.arange(len(shapes)), [shape.shape[1] for shape in shapes])
-    stages, virtual, replicas, micro_batches = np.concatenate(shapes, axis=1)
-    whole, longest = np.array([weights(job, pool, each) for each in all_families]).T
-    slowest = np.maximum(whole[family] / stages, longest[family])
-    factors = job.factors[pool.chip.name]
-    idle = factors.bubble * np.maximum(0, whole[family] - slowest) / virtual
-    width = np.array([each.tp * each.cp for each in all_families])[family]
-    nodes = np.maximum(1, stages * replicas * width / pool.per_node)
-    bound_s = (micro_batches * slowest + idle) * (1 + factors.jitter * JITTER * np.log2(nodes))
-    return Candidates(bound_s, family, stages, virtual, replicas, micro_batches, slowest)
-
-
-def _shapes(job: Job, pool: Pool, family: Family, batch: int) -> Ints:
-    """[4, N]: stages, chunks, replicas, micro-batches. Replicas are as many as the chips give, or fewer where
-    as many micro-batches come out; all of them fill their expert groups."""
-    num_layers = job.run.model.num_layers
-    wanted, fixed = job.run.parallel, job.run.parallel.virtual
-    most = min(num_layers, pool.num_chips // (family.tp * family.cp)) if family.sharding != 3 else 1
-    stages = np.arange(1, most + 1)
-    if wanted.pp:
-        stages = stages[stages == wanted.pp]
-    # replicas whose expert-parallel groups come out whole
-    unit = family.ep * family.etp // math.gcd(family.ep * family.etp, family.cp * family.tp)
-    rounds = -(-batch // family.micro_batch)
-    replicas = np.minimum(pool.num_chips // (family.tp * family.cp * stages), rounds) // unit * unit
-    stages, replicas = stages[replicas > 0], replicas[replicas > 0]
-    micro_batches = -(-rounds // replicas)
-    needed = -(-rounds // micro_batches)
-    replicas = -(-needed // unit) * unit
-    columns = [np.stack([stages, np.ones_like(stages), replicas, micro_batches])]
-    for virtual in range(2, MAX_VIRTUAL + 1):
-        if num_layers % virtual == 0 and fixed in (0, virtual):
-            goes = (stages > 1) & (stages <= num_layers // virtual) & (micro_batches % stages == 0)
-            even = columns[0][:, goes]
-            even[1] = virtual
-            columns.append(even)
-    return np.concatenate(columns[1:] if fixed > 1 else columns, axis=1)
-
-
-def weights(job: Job, pool: Pool, family: Family) -> tuple[float, float]:
-    """Seconds of a micro-batch: through all blocks, and through the longest. Sharding does not enter them, so
-    families that differ in it alone share a table."""
-    layout = layout_of(job, pool, family, (1, 1, 1, 1))
-    table = job.table(pool, replace(layout, sharding=1))
-    block_s = table.forward_s + table.backward_s
-    if job.run.parallel.recompute == "full":
-        block_s = block_s + table.recompute_s
-    return float(block_s.sum()), float(block_s.max())
+def candidates(job: Job, pool: Pool, shapes: Shapes, batch: int) -> Candidates:
+    """As many replicas as the chips give, or fewer where as many micro-batches come out. Interleaved
+    schedules have micro-batches in multiples of the stages (Megatron-LM)."""
+    rounds = -(-batch // shapes.micro_batch)
+    replicas = np.minimum(shapes.most, rounds) // shapes.unit * shapes.unit
+    kept = replicas > 0
+    shapes, rounds, replicas = shapes.where(kept), rounds[kept], replicas[kept]
+    turn = np.where(shapes.virtual > 1, shapes.stages, 1)
+    micro_batches = -(-rounds // (replicas * turn)) * turn
+    replicas = -(-rounds // (micro_batches * shapes.unit)) * shapes.unit
+    nodes = np.maximum(1, shapes.stages * replicas * shapes.width / pool.per_node)
+    waiting = 1 + job.factors[pool.chip.name].jitter * JITTER * np.log2(nodes)
+    bound_s = (micro_batches * shapes.slowest_s + shapes.idle_s) * waiting
+    return Candidates(shapes, replicas, micro_batches, bound_s)

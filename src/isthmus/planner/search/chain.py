@@ -3,7 +3,8 @@
 Each pool has its own tensor degree and as many stages as its chips give for the common number of replicas.
 The pools come in one order, which decides who holds more micro-batches in flight. Of W_p seconds that a
 micro-batch takes through all blocks on pool p, with S_p stages there, the slowest stage has at least
-1 / sum_p (S_p / W_p), and all stages together at least min_p W_p.
+1 / sum_p (S_p / W_p), and at least the time in which all stages together hold all layers, each a whole number
+of them; all stages together take at least min_p W_p.
 """
 
 import itertools
@@ -13,9 +14,12 @@ from typing import NamedTuple
 
 import numpy as np
 
+from isthmus.planner.cost.ideal import STEP_S
 from isthmus.planner.layout import Layout
-from isthmus.planner.search.alike import Found, Ints, group_name, weights
+from isthmus.planner.search.alike import Found, group_name, waiting_of
+from isthmus.planner.search.front import Front, Lines
 from isthmus.planner.search.pools import Pool
+from isthmus.planner.search.shapes import Floats, Ints, weights
 from isthmus.planner.search.space import Family, families
 from isthmus.planner.search.template import (
     Job,
@@ -130,15 +134,29 @@ def _by_bound(job: Job, pools: Sequence[Pool], batch: int, lines: Sequence[Line 
     choices = [
         choice._replace(bound_s=max(choice.bound_s, far_s))
         for chosen in _families(job, pools)
-        for choice in _choices(job, pools, batch, chosen)
+        for choice in _choices(job, _shapes(job, pools, batch, chosen))
     ]
     return sorted(choices, key=lambda choice: choice.bound_s)
 
 
-def _choices(job: Job, pools: Sequence[Pool], batch: int, chosen: tuple[Family, ...]) -> Iterator[_Choice]:
+class _Shapes(NamedTuple):
+    """Of one family for each pool; arrays over numbers of replicas."""
+
+    chosen: tuple[Family, ...]
+    stages_PR: Ints
+    replicas_R: Ints
+    micro_batches_R: Ints
+    slowest_R: Floats
+    """Least seconds of a micro-batch on the slowest stage."""
+    least_s: float
+    """Of a micro-batch through all blocks."""
+
+
+def _shapes(job: Job, pools: Sequence[Pool], batch: int, chosen: tuple[Family, ...]) -> _Shapes:
     """Numbers of replicas with as many stages on each pool as its chips give."""
     num_layers, wanted_pp = job.run.model.num_layers, job.run.parallel.pp
-    whole_P = np.array([weights(job, pool, each)[0] for pool, each in zip(pools, chosen, strict=True)])
+    every = [weights(job, pool, each) for pool, each in zip(pools, chosen, strict=True)]
+    whole_P, _, layer_P = np.array(every).T
     width_P = np.array([each.tp * each.cp for each in chosen])
     fits_P = np.array([pool.num_chips for pool in pools]) // width_P
     rounds = -(-batch // chosen[0].micro_batch)
@@ -146,17 +164,80 @@ def _choices(job: Job, pools: Sequence[Pool], batch: int, chosen: tuple[Family, 
     replicas_R = _replicas(fits_P, rounds, unit, num_layers)
     stages_PR = fits_P[:, None] // replicas_R
     total_R = stages_PR.sum(axis=0)
-    micro_batches_R = -(-rounds // replicas_R)
-    slowest_R = 1 / (stages_PR / whole_P[:, None]).sum(axis=0).clip(1e-30)
-    bound_R = (micro_batches_R - 1) * slowest_R + whole_P.min()
     usable = (stages_PR.min(axis=0) > 0) & (total_R <= num_layers)
     if wanted_pp:
         usable &= total_R == wanted_pp
-    for index in np.flatnonzero(usable).tolist():
-        stages = tuple(stages_PR[:, index].tolist())
-        yield _Choice(
-            float(bound_R[index]), chosen, stages, int(replicas_R[index]), int(micro_batches_R[index])
-        )
+    stages_PR, replicas_R = stages_PR[:, usable], replicas_R[usable]
+    slowest_R = np.maximum(
+        1 / (stages_PR / whole_P[:, None]).sum(axis=0), _whole_layers_s(layer_P, stages_PR, num_layers)
+    )
+    return _Shapes(chosen, stages_PR, replicas_R, -(-rounds // replicas_R), slowest_R, float(whole_P.min()))
+
+
+def _whole_layers_s(layer_P: Floats, stages_PR: Ints, num_layers: int) -> Floats:
+    """Least time t in which the stages hold all layers, each of them whole ones: sum_p S_p floor(t / l_p)
+    >= L for the shortest layer's l_p. It is a multiple of one of these. [R]"""
+    times_K = np.unique(np.outer(np.arange(1, num_layers + 1), layer_P))
+    held_KR = np.floor(times_K[:, None] / layer_P * (1 + 1e-12)) @ stages_PR
+    return times_K[np.argmax(held_KR >= num_layers, axis=0)] * (1 - 1e-12)
+
+
+def _choices(job: Job, shapes: _Shapes) -> Iterator[_Choice]:
+    bound_R = (shapes.micro_batches_R - 1) * shapes.slowest_R + shapes.least_s
+    for index, bound_s in enumerate(bound_R.tolist()):
+        stages = tuple(shapes.stages_PR[:, index].tolist())
+        replicas, micro_batches = int(shapes.replicas_R[index]), int(shapes.micro_batches_R[index])
+        yield _Choice(bound_s, shapes.chosen, stages, replicas, micro_batches)
+
+
+def chain_front(job: Job, pools: Sequence[Pool], nodes: float, found: Found) -> Front:
+    """All chains over pools of one site. `nodes`: those of the site, which wait for each other. What is
+    built, in each order of the pools, goes to `found`.
+
+    Their lines: a is the least time of the slowest stage, c what is left of the least time through all blocks
+    and the fixed part of a step.
+    """
+    every = [_shapes(job, pools, job.batch, chosen) for chosen in _families(job, pools)]
+    place = [(index, at) for index, each in enumerate(every) for at in range(len(each.replicas_R))]
+    slowest = np.concatenate([np.zeros(0), *(each.slowest_R for each in every)])
+    least = np.repeat([each.least_s for each in every], [len(each.slowest_R) for each in every]).astype(float)
+    factors, waiting = job.factors[pools[0].chip.name], waiting_of(job, pools[0], nodes)
+    idle = min(1.0, factors.bubble) * np.maximum(0.0, least - slowest)
+
+    def build(row: int, count: int) -> tuple[Template, float] | None:
+        shapes, at = every[place[row][0]], place[row][1]
+        stages = tuple(shapes.stages_PR[:, at].tolist())
+        choice = _Choice(0.0, shapes.chosen, stages, int(shapes.replicas_R[at]), count)
+        orders = itertools.permutations(range(len(pools)))
+        built = [_try(job, [pools[at] for at in order], choice.ordered(order), (), found) for order in orders]
+        fits = [each for each in built if each is not None]
+        best = min(fits, key=lambda each: each.step_s, default=None)
+        return best and (best, waiting * best.time.working_s)
+
+    return Front(
+        Lines(
+            each_s=waiting * slowest,
+            rest_s=waiting * (idle + factors.overhead * factors.total * STEP_S),
+            whole=np.concatenate([np.zeros(0), *(_whole(each) for each in every)]),
+            cut=np.concatenate([np.zeros(0), *(_cut(pools, each) for each in every)]),
+            turn=np.ones(len(place), np.int64),
+        ),
+        tighten=lambda row: (0.0, 0.0),
+        build=build,
+        least_in_flight=lambda row: int(every[place[row][0]].stages_PR[:, place[row][1]].sum()),
+    )
+
+
+def _whole(shapes: _Shapes) -> Floats:
+    """Sequences in a micro-batch of all replicas."""
+    return np.asarray(shapes.chosen[0].micro_batch * shapes.replicas_R, np.float64)
+
+
+def _cut(pools: Sequence[Pool], shapes: _Shapes) -> Floats:
+    """Sequences in a micro-batch of as many replicas as the chips give, in parts of replicas."""
+    widths = [each.tp * each.cp for each in shapes.chosen]
+    fits_P = [pool.num_chips / width for pool, width in zip(pools, widths, strict=True)]
+    return shapes.chosen[0].micro_batch * np.min(np.array(fits_P)[:, None] / shapes.stages_PR, axis=0)
 
 
 def _far_seconds(job: Job, batch: int, lines: Sequence[Line | None]) -> float:

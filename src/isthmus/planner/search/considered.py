@@ -15,8 +15,9 @@ from isthmus.planner.layout import Layout
 from isthmus.planner.plan import Considered
 from isthmus.planner.search.fleet import Group, Survey
 from isthmus.planner.search.judge import lost_to
-from isthmus.planner.search.pack import joined_s, share_batch, strength
+from isthmus.planner.search.pack import joined_s
 from isthmus.planner.search.pools import Pool
+from isthmus.planner.search.share import share_batch, strength
 from isthmus.planner.search.template import Miss, Template
 from isthmus.units import Seconds
 

@@ -1,15 +1,16 @@
 """A site's plan: its pools shared out among templates, and the batch among the templates' replicas."""
 
-import itertools
 import math
 from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass, field
 
+import numpy as np
 from msgspec.structs import replace
 
 from isthmus.planner.layout import Layout
-from isthmus.planner.search.alike import Found, search_pool
-from isthmus.planner.search.chain import Line, search_chain
+from isthmus.planner.search.alike import Found, pool_front, search_pool, waiting_of
+from isthmus.planner.search.chain import Line, chain_front, search_chain
+from isthmus.planner.search.front import Front, least_time
 from isthmus.planner.search.pools import Pool
 from isthmus.planner.search.space import Family
 from isthmus.planner.search.template import (
@@ -17,6 +18,7 @@ from isthmus.planner.search.template import (
     Miss,
     Segment,
     Template,
+    chips_of,
     evaluate,
     explain_miss,
     layout_of,
@@ -24,8 +26,6 @@ from isthmus.planner.search.template import (
 
 MAX_POOLS_MIXED = 4
 """Pools whose every partition into pipelines is tried; more are planned each by itself."""
-TEMPLATES_KEPT = 3
-"""Of each pool, so that some of them share the batch without a rest."""
 BRIDGE = 0.5
 """Part of the network's bandwidth between chips of unlike collective libraries: two copies through host
 memory instead of none. Believed; `isthmus probe` does not measure it."""
@@ -40,6 +40,8 @@ class Packing:
     bound_s: float
     groups: dict[str, Template | Miss] = field(default_factory=dict)
     """What was considered, by name."""
+    parts: tuple[tuple[Pool, ...], ...] = ()
+    """The pools of each template."""
 
     @property
     def num_chips(self) -> int:
@@ -52,74 +54,142 @@ class Packing:
 
 
 @dataclass
-class _Seen:
+class _Site:
     """Searches of one site's parts, so that none is made twice."""
 
     job: Job
-    found: dict[Hashable, Found] = field(default_factory=dict)
-    groups: dict[str, Template | Miss] = field(default_factory=dict)
+    pools: Sequence[Pool]
+    fronts: dict[Hashable, Front] = field(default_factory=dict)
+    found: Found = field(default_factory=Found)
 
-    def search(self, part: tuple[Pool, ...], batch: int, limit_s: float = math.inf) -> Found:
-        key = (tuple(pool.key for pool in part), batch)
-        if key not in self.found:
-            self.found[key] = (
-                search_pool(self.job, part[0], batch, keep=TEMPLATES_KEPT)
+    @property
+    def nodes(self) -> int:
+        return sum(pool.nodes for pool in self.pools)
+
+    def front(self, part: tuple[Pool, ...]) -> Front:
+        key = tuple(pool.key for pool in part)
+        if key not in self.fronts:
+            self.fronts[key] = (
+                pool_front(self.job, part[0], self.nodes, self.found, len(self.pools) > 1)
                 if len(part) == 1
-                else search_chain(self.job, part, batch, limit_s=limit_s)
+                else chain_front(self.job, part, self.nodes, self.found)
             )
-        return self.found[key]
+        return self.fronts[key]
+
+    def fronts_of(self, parts: Sequence[tuple[Pool, ...]]) -> list[Front]:
+        return [self.front(part) for part in parts]
 
 
 def pack_site(job: Job, pools: Sequence[Pool]) -> Packing | dict[str, Miss]:
     """The fastest packing of one site's pools, or why nothing fits."""
-    seen = _Seen(job)
+    site = _Site(job, pools)
     best: Packing | None = None
     for parts in _partitions(pools):
-        packing = _pack(seen, parts, best.step_s if best else math.inf)
-        if packing is not None and (best is None or packing.step_s < best.step_s * (1 - 1e-9)):
-            best = packing
+        best = _faster(best, _pack(site, parts, best.step_s if best else math.inf))
     if best is None:
-        return {name: group for name, group in seen.groups.items() if isinstance(group, Miss)}
-    bound_s = min(best.step_s, best.bound_s if len(pools) == 1 else _packed_bound(seen, pools))
-    return Packing(best.templates, best.step_s, bound_s, seen.groups)
+        return {name: group for name, group in site.found.groups.items() if isinstance(group, Miss)}
+    best = _with_rests(site, best)
+    return Packing(best.templates, best.step_s, _bound(site, best), site.found.groups, best.parts)
 
 
-def _packed_bound(seen: _Seen, pools: Sequence[Pool]) -> float:
-    """Seconds of a step if every part worked at the best rate that its search allows for the whole batch.
+def _faster(best: Packing | None, other: Packing | None) -> Packing | None:
+    if best is None or other is None:
+        return best or other
+    return other if other.step_s < best.step_s * (1 - 1e-9) else best
 
-    A part is never faster per sequence with less of the batch: its pipelines fill and its gradients are
-    exchanged once a step, however many sequences share that.
+
+def _pack(site: _Site, parts: Sequence[tuple[Pool, ...]], limit_s: float) -> Packing | None:
+    """One template for each part that is worth having, so that they take the batch in the least time."""
+    if len(parts) == len(parts[0]) == 1:
+        return _pack_alike(site, parts[0][0], limit_s)
+    fronts = site.fronts_of(parts)
+    least = least_time(fronts, site.job.batch, whole=True, limit_s=limit_s)
+    chosen = zip(parts, fronts, least.chosen, strict=True) if least.chosen else ()
+    built = [(part, front.built[each]) for part, front, each in chosen if each is not None]
+    used = [(part, found[0]) for part, found in built if found is not None]
+    if not used:
+        return None
+    templates = _trimmed(site.job, [template for _, template in used])
+    return Packing(tuple(templates), joined_s(site.job, templates), 0.0, {}, tuple(part for part, _ in used))
+
+
+def _pack_alike(site: _Site, pool: Pool, limit_s: float) -> Packing | None:
+    found = search_pool(site.job, pool, site.job.batch)
+    site.found.groups.update(found.groups)
+    if not found.best or found.best[0].step_s >= limit_s:
+        return None
+    return Packing((found.best[0],), found.best[0].step_s, found.bound_s, {}, ((pool,),))
+
+
+def _with_rests(site: _Site, packing: Packing) -> Packing:
+    """With templates for the nodes that pools have idle."""
+    parts = [
+        piece
+        for part, template in zip(packing.parts, packing.templates, strict=True)
+        for piece in _pieces(part, template)
+    ]
+    if len(parts) == len(packing.parts):
+        return packing
+    return _faster(packing, _pack(site, parts, packing.step_s)) or packing
+
+
+def _pieces(part: tuple[Pool, ...], template: Template) -> list[tuple[Pool, ...]]:
+    """A pool's nodes that the template uses, and those that it leaves idle."""
+    pool = part[0]
+    used = math.ceil(template.num_chips / pool.per_node)
+    if len(part) > 1 or used >= pool.nodes:
+        return [part]
+    return [(pool.take(used),), (pool.take(pool.nodes - used),)]
+
+
+def _bound(site: _Site, best: Packing) -> float:
+    """Seconds that no packing stays below, however many templates share each part and however they do: over
+    all partitions, the least time in which chips take the batch if none of them need be left over (`front`).
+
+    The lines are of steps in which all the site's nodes wait for each other. A packing that leaves some idle
+    waits for fewer, but for no fewer than can take the batch within the best packing's time at all.
     """
-    bounds = []
+    least_s, pools = best.step_s, site.pools
     for parts in _partitions(pools):
-        least = [seen.search(part, seen.job.batch).bound_s for part in parts]
-        bounds.append(1 / sum(1 / each_s for each_s in least))
-    return min(bounds)
+        fronts = site.fronts_of(parts)
+        found = least_time(fronts, site.job.batch, whole=False, limit_s=best.step_s)
+        fewest = site.nodes * _least_share(site, parts, best.step_s)
+        factors = [
+            waiting_of(site.job, pool, fewest) / waiting_of(site.job, pool, site.nodes) for pool in pools
+        ]
+        least_s = min(least_s, found.bound_s * min(factors))
+    return least_s
+
+
+def _least_share(site: _Site, parts: Sequence[tuple[Pool, ...]], limit_s: float) -> float:
+    """Part of the site's nodes without which the batch is out of reach within `limit_s`."""
+    per_node = []
+    for part, front in zip(parts, site.fronts_of(parts), strict=True):
+        rows = np.arange(len(front.each_s))
+        slack = max(waiting_of(site.job, pool, site.nodes) for pool in part)
+        nodes = sum(pool.nodes for pool in part)
+        per_node.append(float(front.sequences(rows, limit_s * slack, whole=False).max(initial=0.0)) / nodes)
+    return min(1.0, site.job.batch / max(1e-30, max(per_node) * site.nodes))
 
 
 def pack_runnable(job: Job, pools: Sequence[Pool]) -> Packing | dict[str, Miss]:
     """What `isthmus train` runs today: the whole model on every rank, and an even share of the batch."""
     num_ranks = sum(pool.num_chips for pool in pools)
-    groups: dict[str, Template | Miss] = {}
-    best: list[Template] = []
+    misses: dict[str, Miss] = {}
+    best: Packing | None = None
     share = job.batch // num_ranks
     for micro_batch in [size for size in range(1, share + 1) if share % size == 0]:
         if job.run.train.micro_batch_size not in (0, micro_batch) or job.batch % num_ranks:
             continue
         family = Family(1, 1, 1, 1, micro_batch, "none", 0)
         trials = [_whole_model(job, pool, family, share // micro_batch) for pool in pools]
-        groups |= {f"micro-batch {micro_batch} ({_told(each)})": each for each in trials}
         templates = [trial for trial in trials if isinstance(trial, Template)]
-        if len(templates) == len(pools) and (not best or joined_s(job, templates) < joined_s(job, best)):
-            best = templates
-    if not best:
-        return {name: group for name, group in groups.items() if isinstance(group, Miss)}
-    step_s = joined_s(job, best)
-    return Packing(tuple(best), step_s, step_s, groups)
-
-
-def _told(trial: Template | Miss) -> str:
-    return trial.where if isinstance(trial, Miss) else trial.segments[0].pool.name
+        misses |= {f"micro-batch {micro_batch}": trial for trial in trials if isinstance(trial, Miss)}
+        if len(templates) == len(pools):
+            step_s = joined_s(job, templates)
+            if best is None or step_s < best.step_s:
+                best = Packing(tuple(templates), step_s, step_s, {f"micro-batch {micro_batch}": templates[0]})
+    return best or misses
 
 
 def _whole_model(job: Job, pool: Pool, family: Family, micro_batches: int) -> Template | Miss:
@@ -136,136 +206,47 @@ def pack_sites(job: Job, pools: Sequence[Pool], lines: Sequence[Line | None]) ->
     return Packing((found.best[0],), found.best[0].step_s, found.bound_s, found.groups)
 
 
-def _pack(seen: _Seen, parts: Sequence[tuple[Pool, ...]], limit_s: float) -> Packing | None:
-    """The parts' templates that share the batch best; what a lone template leaves idle is packed too."""
-    job = seen.job
-    power = [sum(pool.num_chips * strength(pool) for pool in part) for part in parts]
-    choices: list[list[Template]] = []
-    bound_s = math.inf
-    for part, mine in zip(parts, power, strict=True):
-        batch = max(1, round(job.batch * mine / sum(power)))
-        found = seen.search(part, batch, limit_s)
-        bound_s = found.bound_s
-        seen.groups.update({_named(name, part, parts): group for name, group in found.groups.items()})
-        kept = found.best if len(parts) == 1 else [*found.best, *seen.search(part, job.batch).best]
-        if kept:
-            choices.append(kept)
-    if not choices:
-        return None
-    shared = min(
-        (share_batch(job, templates) for templates in itertools.product(*choices)),
-        key=lambda templates: joined_s(job, templates),
-    )
-    lone = len(parts) == len(parts[0]) == 1
-    rest = _rest(parts[0][0], shared[0]) if lone else None
-    if rest is not None and (more := _with_rest(job, shared[0], rest)) is not None:
-        shared = min(shared, more, key=lambda templates: joined_s(job, templates))
-    return Packing(tuple(shared), joined_s(job, shared), bound_s)
-
-
-def _named(name: str, part: tuple[Pool, ...], parts: Sequence[tuple[Pool, ...]]) -> str:
-    if len(parts) == 1 or len(part) != 1:
-        return name
-    return f"{name} ({part[0].name})"
-
-
-def strength(pool: Pool) -> float:
-    return pool.speed * max(pool.chip.bf16_tflops, pool.chip.fp32_tflops)
-
-
-def _rest(pool: Pool, template: Template) -> Pool | None:
-    """The nodes that a template leaves idle."""
-    idle = pool.nodes - math.ceil(template.num_chips / pool.per_node)
-    return pool.take(idle) if idle > 0 else None
-
-
-def _with_rest(job: Job, template: Template, rest: Pool) -> list[Template] | None:
-    share = round(job.batch * rest.num_chips / (rest.num_chips + template.num_chips))
-    if share < 1:
-        return None
-    found = search_pool(job, rest, share)
-    return share_batch(job, [template, found.best[0]]) if found.best else None
-
-
-def share_batch(job: Job, templates: Sequence[Template]) -> list[Template]:
-    """Micro-batches for each template's replicas, so that all end at about the same time.
-
-    T_i(m) = a_i m + c_i; the least T at which the replicas take the whole batch is found by bisection.
-    Templates that would get nothing are left out.
-    """
-    counts = shares(templates, job.batch)
-    return [_with_micro_batches(job, each, m) for each, m in zip(templates, counts, strict=True) if m > 0]
-
-
-def shares(templates: Sequence[Template], batch: int) -> list[int]:
-    """Micro-batches of each template's replicas with which all end at about the same time (`share_batch`)."""
-    if len(templates) == 1:
-        return [_needed(templates[0].layout, batch)]
-    rates = [_line(template) for template in templates]
-    low, high = (
-        0.0,
-        max(a * _needed(t.layout, batch) + c for (a, c), t in zip(rates, templates, strict=True)),
-    )
-    for _ in range(60):
-        middle = (low + high) / 2
-        if _taken(templates, _counts(rates, templates, middle)) >= batch:
-            high = middle
-        else:
-            low = middle
-    return _counts(rates, templates, high)
-
-
-def _line(template: Template) -> tuple[float, float]:
-    """(a, c) of T(m) = a m + c."""
-    each_s = template.time.compute_s / template.layout.micro_batches
-    return each_s, template.step_s - template.time.compute_s
-
-
-def _counts(rates: Sequence[tuple[float, float]], templates: Sequence[Template], limit_s: float) -> list[int]:
-    counts = []
-    for (each_s, rest_s), template in zip(rates, templates, strict=True):
-        count = max(0, int((limit_s - rest_s) / each_s))
-        if template.layout.virtual > 1:
-            count -= count % template.layout.pp
-        counts.append(count)
-    return counts
-
-
-def _taken(templates: Sequence[Template], counts: Sequence[int]) -> int:
-    return sum(
-        template.layout.dp * template.layout.micro_batch * count
-        for template, count in zip(templates, counts, strict=True)
-    )
-
-
-def _needed(layout: Layout, batch: int) -> int:
-    count = -(-batch // (layout.dp * layout.micro_batch))
-    return -(-count // layout.pp) * layout.pp if layout.virtual > 1 else count
-
-
-def _with_micro_batches(job: Job, template: Template, count: int) -> Template:
-    if count == template.layout.micro_batches:
-        return template
-    layout = replace(template.layout, micro_batches=count)
-    return evaluate(job, template.segments, layout) or template
+def _trimmed(job: Job, templates: Sequence[Template]) -> list[Template]:
+    """Without the replicas that the batch does not need, whole groups of experts at a time."""
+    kept = list(templates)
+    spare = sum(each.layout.dp * each.layout.replica_batch for each in kept) - job.batch
+    for index in sorted(range(len(kept)), key=lambda at: -kept[at].layout.replica_batch):
+        layout = kept[index].layout
+        unit = layout.ep * layout.expert_tp // math.gcd(layout.ep * layout.expert_tp, layout.cp * layout.tp)
+        fewer = min(layout.dp - 1, spare // layout.replica_batch) // unit * unit
+        if fewer > 0:
+            smaller = evaluate(job, kept[index].segments, replace(layout, dp=layout.dp - fewer))
+            if smaller is not None and smaller.step_s <= kept[index].step_s:
+                kept[index] = smaller
+                spare -= fewer * layout.replica_batch
+    return kept
 
 
 def joined_s(job: Job, templates: Sequence[Template]) -> float:
-    """Seconds of a step of several templates: the slowest, and the gradients between unlike replicas."""
-    return max(template.step_s for template in templates) + cross_exchange_s(job, templates)
+    """Seconds of a step of several templates: the slowest, with all nodes waiting for each other, and the
+    gradients between unlike replicas."""
+    if len(templates) == 1:
+        return templates[0].step_s
+    nodes = sum(
+        chips_of(each, template.layout) / each.pool.per_node
+        for template in templates
+        for each in template.segments
+    )
+    slowest_s = max(
+        template.time.working_s * waiting_of(job, template.segments[0].pool, nodes) for template in templates
+    )
+    return slowest_s + cross_exchange_s(job, templates)
 
 
 def cross_exchange_s(job: Job, templates: Sequence[Template]) -> float:
     """Gradients of unlike replicas do not lie alike: once each template has scattered its sum over its chips,
     the parts go over the network in an all-reduce among templates (fp32, a ring), slower where their
     collective libraries differ."""
-    if len(templates) == 1:
-        return 0.0
     pools = [segment.pool for template in templates for segment in template.segments]
     bridged = len({pool.chip.collectives for pool in pools}) > 1
     rate = min(pool.chip.nic_gb_s for pool in pools) * 1e9 * (BRIDGE if bridged else 1)
     width = min(template.num_chips for template in templates)
-    num_bytes = 4 * sum(job.table(pools[0], templates[0].layout).sync_sums) * templates[0].layout.tp
+    num_bytes = sum(job.sync_bytes(Layout()))
     return 2 * (len(templates) - 1) / len(templates) * num_bytes / width / rate
 
 

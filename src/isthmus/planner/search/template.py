@@ -10,6 +10,8 @@ from msgspec.structs import replace
 
 from isthmus.planner.cost.convention import MEGATRON, Convention
 from isthmus.planner.cost.factors import Factors
+from isthmus.planner.cost.memory import chip_params
+from isthmus.planner.cost.shapes import shapes_of
 from isthmus.planner.cost.step import (
     Exchange,
     StageCost,
@@ -19,7 +21,7 @@ from isthmus.planner.cost.step import (
     step_time,
 )
 from isthmus.planner.cost.table import Floats, Table
-from isthmus.planner.cost.tabulate import tabulate
+from isthmus.planner.cost.tabulate import GRAD_BYTES, kind_seconds, spread, stage_send_s
 from isthmus.planner.layout import Layout
 from isthmus.planner.search.pools import Pool
 from isthmus.planner.search.space import Family
@@ -38,6 +40,8 @@ class Job:
     convention: Convention = MEGATRON
     """What the training system keeps in memory."""
     _tables: dict[tuple[str, int, float, Layout], Table] = field(default_factory=dict, repr=False)
+    _seconds: dict[tuple[str, int, float, Layout], Floats] = field(default_factory=dict, repr=False)
+    _sync: dict[tuple[int, int, int], tuple[float, float]] = field(default_factory=dict, repr=False)
 
     @property
     def batch(self) -> int:
@@ -49,10 +53,32 @@ class Job:
         layout = replace(layout, micro_batches=1, virtual=1, pp=min(layout.pp, 2))
         key = (pool.name, pool.per_node, pool.speed, layout)
         if key not in self._tables:
-            factors = self.factors[pool.chip.name]
-            table = tabulate(self.run.model, pool.chip, pool.network, layout, factors, self.convention)
-            self._tables[key] = _for_split(table, pool.speed)
+            factors, model = self.factors[pool.chip.name], self.run.model
+            send = factors.send * factors.total * stage_send_s(model, pool.network, layout)
+            table = spread(model, layout, self.kind_seconds(pool, layout), send, self.convention)
+            self._tables[key] = _for_split(table)
         return self._tables[key]
+
+    def kind_seconds(self, pool: Pool, layout: Layout) -> Floats:
+        """[kind, pass, component] on chips of the pool's speed. Kept: layouts that differ in stages, replicas
+        and sharding alone share it."""
+        layout = replace(layout, micro_batches=1, virtual=1, pp=1, dp=1, sharding=1)
+        key = (pool.name, pool.per_node, pool.speed, layout)
+        if key not in self._seconds:
+            factors = self.factors[pool.chip.name]
+            seconds = kind_seconds(self.run.model, pool.chip, pool.network, layout, factors)
+            self._seconds[key] = seconds / pool.speed
+        return self._seconds[key]
+
+    def sync_bytes(self, layout: Layout) -> tuple[float, float]:
+        """Gradients of all blocks on the chips of one stage's width: of dense parameters and of experts."""
+        key = (layout.tp, layout.ep, layout.expert_tp)
+        if key not in self._sync:
+            shapes = shapes_of(self.run.model)
+            kinds = [chip_params(shapes, Layout(tp=key[0], ep=key[1], etp=key[2]), kind) for kind in range(4)]
+            dense, experts = GRAD_BYTES * np.array(kinds)[shapes.kinds].sum(axis=0)
+            self._sync[key] = float(dense), float(experts)
+        return self._sync[key]
 
     def precision(self, pool: Pool) -> str:
         wanted = self.run.train.precision
@@ -61,18 +87,13 @@ class Job:
         return "bf16" if pool.chip.bf16_tflops > pool.chip.fp32_tflops else "fp32"
 
 
-def _for_split(table: Table, speed: float) -> Table:
-    """On chips of that speed; what the layout recomputes of every layer belongs to backward, and
-    `recompute_s` is what a split adds where it recomputes a whole layer."""
+def _for_split(table: Table) -> Table:
+    """What the layout recomputes of every layer belongs to backward, and `recompute_s` is what a split adds
+    where it recomputes a whole layer."""
     whole_layer_s = table.forward_s.copy()
     whole_layer_s[[0, -1]] = 0
-    return dataclasses.replace(
-        table,
-        forward_s=table.forward_s / speed,
-        backward_s=(table.backward_s + table.recompute_s) / speed,
-        recompute_s=whole_layer_s / speed,
-        parts={name: part / speed for name, part in table.parts.items()},
-    )
+    backward_s = table.backward_s + table.recompute_s
+    return dataclasses.replace(table, backward_s=backward_s, recompute_s=whole_layer_s)
 
 
 class Segment(NamedTuple):
@@ -173,7 +194,10 @@ def problem_of(job: Job, segments: Sequence[Segment], layout: Layout) -> SplitPr
     limits = [each.pool.chip.memory_bytes * free for each in segments]
 
     def stacked(name: str) -> Floats:
-        return np.repeat(np.array([getattr(table, name) for table in tables]), counts, axis=0)
+        rows = np.array([getattr(table, name) for table in tables])
+        if len(counts) == 1:
+            return np.broadcast_to(rows[0], (counts[0], *rows.shape[1:]))
+        return np.repeat(rows, counts, axis=0)
 
     fixed = job.run.parallel.recompute
     return SplitProblem(
