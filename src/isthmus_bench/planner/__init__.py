@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 from isthmus.errors import NotFoundError
 from isthmus_bench.document import Result
-from isthmus_bench.planner import accuracy, memory, metis, optimality, real, replan, skywork
+from isthmus_bench.planner import accuracy, memory, metis, optimality, real, replan, scale, skywork
 
 Family = Callable[[bool], list[Result]]
 
@@ -13,6 +13,7 @@ FAMILIES: tuple[Family, ...] = (
     accuracy.run,
     memory.run,
     optimality.run,
+    scale.run,
     replan.run,
     metis.run,
     skywork.run,

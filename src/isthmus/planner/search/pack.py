@@ -1,5 +1,6 @@
 """A site's plan: its pools shared out among templates, and the batch among the templates' replicas."""
 
+import itertools
 import math
 from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -146,19 +147,27 @@ def _bound(site: _Site, best: Packing) -> float:
     """Seconds that no packing stays below, however many templates share each part and however they do: over
     all partitions, the least time in which chips take the batch if none of them need be left over (`front`).
 
-    The lines are of steps in which all the site's nodes wait for each other. A packing that leaves some idle
-    waits for fewer, but for no fewer than can take the batch within the best packing's time at all.
+    A packing is one template on some of the pools, or several, which at least pay for what they exchange
+    (`_least_cross_s`). The lines are of steps in which all the site's nodes wait for each other. A packing
+    that leaves some idle waits for fewer, but for no fewer than can take the batch within the best's time.
     """
     least_s, pools = best.step_s, site.pools
     for parts in _partitions(pools):
         fronts = site.fronts_of(parts)
-        found = least_time(fronts, site.job.batch, whole=False, limit_s=best.step_s)
+        cross_s = _least_cross_s(site) if len(parts) > 1 else 0.0
+        found = least_time(fronts, site.job.batch, whole=False, limit_s=best.step_s - cross_s)
         fewest = site.nodes * _least_share(site, parts, best.step_s)
         factors = [
             waiting_of(site.job, pool, fewest) / waiting_of(site.job, pool, site.nodes) for pool in pools
         ]
-        least_s = min(least_s, found.bound_s * min(factors))
+        least_s = min(least_s, found.bound_s * min(factors) + cross_s)
     return least_s
+
+
+def _least_cross_s(site: _Site) -> float:
+    """Of any two templates or more: the smallest has at most half of the chips."""
+    rate = max(pool.chip.nic_gb_s for pool in site.pools) * 1e9
+    return sum(site.job.sync_bytes(Layout())) / (sum(pool.num_chips for pool in site.pools) / 2) / rate
 
 
 def _least_share(site: _Site, parts: Sequence[tuple[Pool, ...]], limit_s: float) -> float:
@@ -251,12 +260,16 @@ def cross_exchange_s(job: Job, templates: Sequence[Template]) -> float:
 
 
 def _partitions(pools: Sequence[Pool]) -> Iterator[list[tuple[Pool, ...]]]:
-    """Ways to group pools into pipelines: each by itself first."""
+    """Ways to group pools into pipelines, each by itself first; then some of them in one pipeline, or one
+    alone, without the others."""
     if len(pools) > MAX_POOLS_MIXED:
         yield [(pool,) for pool in pools]
+        yield from ([(pool,)] for pool in pools)
         return
     every = [[tuple(part) for part in parts] for parts in _set_partitions(list(pools))]
     yield from sorted(every, key=len, reverse=True)
+    for size in range(len(pools) - 1, 0, -1):
+        yield from ([part] for part in itertools.combinations(pools, size))
 
 
 def _set_partitions(pools: list[Pool]) -> Iterator[list[list[Pool]]]:
