@@ -5,7 +5,7 @@ import os
 import pytest
 
 from isthmus.planner.make import make_plan
-from isthmus.planner.measured import StepEstimate
+from isthmus.planner.probed.predict import StepEstimate
 from isthmus_bench.planner import real, trained
 from isthmus_bench.planner.crowd import Crowd
 from isthmus_bench.planner.trained import Trained

@@ -50,7 +50,7 @@ def test_what_is_assumed_counts(words, capsys):
     assert main([*words, "--event", "lost west", "--assume", "repair=30s", "--json"]) == 0
     told = json.loads(capsys.readouterr().out)
     assert told["options"][0]["chosen"]
-    assert told["options"][0]["restart_s"] == 30
+    assert 30 + 120 < told["options"][0]["restart_s"] < 30 + 180  # then new processes, and the checkpoint
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from isthmus.agent.children import Child
 from isthmus.agent.launch import split_cpus, start_ranks
 from isthmus.errors import InputError, IsthmusError
 from isthmus.planner.make import settle
-from isthmus.planner.profile import Profile
+from isthmus.planner.probed.profile import Profile
 from isthmus.spec.load import to_yaml
 from isthmus.spec.run import RunSpec
 

@@ -1,5 +1,6 @@
 """How one model lies on the chips of one site: degrees of each parallelism, schedule and memory switches."""
 
+import math
 from typing import Literal
 
 import msgspec
@@ -45,6 +46,12 @@ class Layout(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def expert_tp(self) -> int:
         return self.etp or self.tp
+
+    @property
+    def expert_unit(self) -> int:
+        """Replicas over which one set of a layer's experts is spread: they come and go together."""
+        experts = self.ep * self.expert_tp
+        return experts // math.gcd(experts, self.cp * self.tp) if self.ep > 1 else 1
 
     @property
     def chips_per_replica(self) -> int:

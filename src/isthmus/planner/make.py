@@ -95,6 +95,31 @@ def as_planned(run: RunSpec, plan: Plan) -> RunSpec:
     return replace(run, outer=replace(run.outer, **chosen))
 
 
+def require_made_for(plan: Plan, run: RunSpec) -> None:
+    """Raises InputError where model, batch or sequences of the run are not the plan's."""
+    lengths = [line.layout.seq_len for site in plan.sites for line in site.pipelines]
+    pairs = [
+        ("parameters", plan.num_params, count_params(run.model)),
+        ("sequences in a batch", plan.batch_size, run.train.batch_size),
+        ("tokens in a sequence", lengths[0] if lengths else run.data.seq_len, run.data.seq_len),
+    ]
+    for what, planned, wanted in pairs:
+        if planned != wanted:
+            raise InputError(
+                f"it is for {planned:,} {what}; the run has {wanted:,}",
+                where="plan",
+                hint="give the run.yaml it was made for, or plan again",
+            )
+
+
+def require_sites(plan: Plan, fleet: FleetSpec) -> None:
+    """Raises InputError for a site of the plan that the fleet lacks."""
+    for name in dict.fromkeys(place for site in plan.sites for place in site.places):
+        if name not in fleet.sites:
+            hint = f"the fleet has {', '.join(fleet.sites)}; give the fleet that the plan was made for"
+            raise InputError(f"the plan's site '{name}' is not in the fleet", where="plan", hint=hint)
+
+
 def one_codec(wanted: CodecOrAuto, otherwise: Codec) -> Codec:
     return otherwise if wanted == "auto" else wanted
 

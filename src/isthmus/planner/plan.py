@@ -50,6 +50,10 @@ class PipelinePlan(msgspec.Struct, frozen=True, kw_only=True):
     stages: list[StagePlan]
 
     @property
+    def chips_per_replica(self) -> int:
+        return sum(stage.tp for stage in self.stages) * self.layout.cp
+
+    @property
     def ranks(self) -> list[str]:
         """Chip of each rank: replica by replica, stage by stage."""
         replica = [stage.chip for stage in self.stages for _ in range(stage.tp * self.layout.cp)]
@@ -129,6 +133,12 @@ class SitePlan(msgspec.Struct, frozen=True, kw_only=True):
         return len(self.chips)
 
     @property
+    def places(self) -> list[str]:
+        """The fleet's sites that it stands for: itself, and where else its pipelines have stages."""
+        stages = (stage.site for pipeline in self.pipelines for stage in pipeline.stages)
+        return list(dict.fromkeys([self.name, *stages]))
+
+    @property
     def accumulation(self) -> int:
         """Micro-batches of one rank in an inner step."""
         return self.rank_batch // self.micro_batch
@@ -176,9 +186,9 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
         return self.total_samples // self.batch_size
 
     def site(self, name: str) -> SitePlan:
-        """Raises NotFoundError if the fleet has no such site."""
+        """Raises NotFoundError if the plan has no such site."""
         for site in self.sites:
             if site.name == name:
                 return site
         known = ", ".join(site.name for site in self.sites)
-        raise NotFoundError(f"there is no site '{name}'", hint=f"the fleet has {known}")
+        raise NotFoundError(f"there is no site '{name}'", hint=f"the plan has {known}")

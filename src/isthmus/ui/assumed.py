@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from isthmus.errors import InputError
-from isthmus.planner.failures.derive import Assumptions
+from isthmus.planner.failures.assumptions import Assumptions
 from isthmus.spec.build import Problem, build
 
 

@@ -8,7 +8,7 @@ from rich.table import Table
 
 from isthmus.errors import InputError, NotFoundError
 from isthmus.planner.plan import Plan
-from isthmus.planner.profile import Profile
+from isthmus.planner.probed.profile import Profile
 from isthmus.planner.published.score import Score
 
 

@@ -15,9 +15,9 @@ from isthmus.planner.cost.memory import (
     state_bytes,
 )
 from isthmus.planner.cost.shapes import DENSE, EMBEDDING, HEAD, MOE, Shapes, shapes_of
-from isthmus.planner.known_model import KnownModel
 from isthmus.planner.layout import Layout, Recompute
-from isthmus.planner.models import find_model, known_models
+from isthmus.planner.models.catalogue import find_model, known_models
+from isthmus.planner.models.known import KnownModel
 from isthmus.spec.count import count_params
 from isthmus.spec.model import ModelSpec
 from isthmus.spec.presets import presets

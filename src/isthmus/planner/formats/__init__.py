@@ -4,11 +4,12 @@ from collections.abc import Callable
 
 from isthmus.errors import InputError
 from isthmus.planner.formats.export import pick_pipeline
-from isthmus.planner.formats.foreign import Foreign
+from isthmus.planner.formats.foreign import Foreign, require_experts
 from isthmus.planner.formats.megatron import write_megatron
 from isthmus.planner.formats.megatron_read import is_megatron, read_megatron
 from isthmus.planner.formats.torchtitan import write_torchtitan
 from isthmus.planner.formats.torchtitan_read import is_torchtitan, read_torchtitan
+from isthmus.planner.make import require_made_for
 from isthmus.planner.plan import PipelinePlan, Plan
 from isthmus.spec.run import RunSpec
 
@@ -21,11 +22,15 @@ WRITERS: dict[str, Callable[[PipelinePlan, RunSpec], str]] = {
 def export_plan(plan: Plan, run: RunSpec, format: str, site: str | None = None) -> str:
     """One site's pipeline as `format` ('megatron' or 'torchtitan') writes it.
 
-    Raises InputError by name for what that trainer cannot express, NotFoundError for no such site.
+    Raises InputError by name for what that trainer cannot express and for a plan of another run,
+    NotFoundError for no such site.
     """
     if format not in WRITERS:
         raise InputError(f"there is no format '{format}'", hint=f"one of {', '.join(WRITERS)}")
-    return WRITERS[format](pick_pipeline(plan, site), run)
+    require_made_for(plan, run)
+    pipeline = pick_pipeline(plan, site)
+    require_experts(run.model, pipeline.layout, "plan")
+    return WRITERS[format](pipeline, run)
 
 
 def read_config(text: str, num_chips: int = 0, format: str = "") -> Foreign:

@@ -4,8 +4,8 @@ from typing import NamedTuple
 
 from msgspec.structs import replace
 
-from isthmus.planner.known_model import KnownModel
-from isthmus.planner.models import find_model
+from isthmus.planner.models.catalogue import find_model
+from isthmus.planner.models.known import KnownModel
 from isthmus.planner.published.hybrid import as_transformer, find_hybrid
 from isthmus.planner.published.notes import stated
 from isthmus.planner.published.rows import Row

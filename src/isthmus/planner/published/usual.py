@@ -11,9 +11,9 @@ from isthmus.planner.cost.convention import DEEPSPEED, MEGATRON, Convention
 from isthmus.planner.cost.memory_fit import MemoryFit
 from isthmus.planner.cost.shapes import Shapes, shapes_of
 from isthmus.planner.cost.stage_memory import StageMemory, even_bounds, pipeline_memory
-from isthmus.planner.known_model import KnownModel
 from isthmus.planner.layout import Layout, Recompute, Sharding
-from isthmus.planner.models import find_model
+from isthmus.planner.models.catalogue import find_model
+from isthmus.planner.models.known import KnownModel
 from isthmus.planner.published.notes import layer_split, stated, total_gib
 from isthmus.planner.published.rows import Row
 from isthmus.spec.model import ModelSpec

@@ -32,8 +32,9 @@ class Answer(NamedTuple):
 
 def left_alone(at: Situation, head: str) -> Answer:
     """Slow chips hold up their stage, in synchronous training everybody. A lost node is replaced by an idle
-    one of its kind; without one the group stands until it is repaired."""
-    bands, move, stands_s = list(at.before[head]), Move(), at.gone.get(head, 0.0)
+    one of its kind; without one the group stands until it is repaired, and then starts again."""
+    bands, move = list(at.before[head]), Move()
+    stands_s = at.gone[head] + _restart_s(at, bands) if head in at.gone else 0.0
     left = dict(at.spares)
     for damage in at.damages.get(head, []):
         hit = locate(at.job, bands, damage)
@@ -45,7 +46,7 @@ def left_alone(at: Situation, head: str) -> Answer:
             move = move.plus(move_to_spares(at.job, bands, hit, spare))
             stands_s = max(stands_s, _recovery_s(at, bands))
         else:
-            stands_s = max(stands_s, at.repair_s)
+            stands_s = max(stands_s, at.repair_s + _restart_s(at, bands))
     return Answer(bands, move, stands_s + move.seconds)
 
 
@@ -180,7 +181,8 @@ def _take(left: dict[tuple[str, str], int], damage: Damage) -> int | None:
 
 def _recovery_s(at: Situation, bands: Sequence[Band]) -> float:
     """From a failure to the first step, without moving (`failures.job.SiteJob.recovery_s`)."""
-    assume = at.assume
-    return (
-        assume.detect + assume.restart + read_s(at.job, bands, at.plan.num_params, assume.write.bytes_per_s)
-    )
+    return at.assume.detect + _restart_s(at, bands)
+
+
+def _restart_s(at: Situation, bands: Sequence[Band]) -> float:
+    return at.assume.restart + read_s(at.job, bands, at.plan.num_params, at.assume.write.bytes_per_s)

@@ -47,9 +47,7 @@ class Band(NamedTuple):
     def unit(self) -> int:
         """Replicas that share experts: they wait for each other in each micro-batch, and come and go
         together."""
-        layout = self.layout
-        experts = layout.ep * layout.expert_tp
-        return experts // math.gcd(experts, layout.cp * layout.tp) if layout.ep > 1 else 1
+        return self.layout.expert_unit
 
     def in_units(self, replicas: int) -> int:
         """So many replicas, or as many more as it takes to have whole units."""

@@ -1,9 +1,11 @@
 """What happens to a fleet while it trains: typed events, their short text form, and the fleet after them."""
 
 from collections.abc import Iterable, Sequence
-from typing import TypeVar
+from math import isfinite
+from typing import Annotated, TypeVar
 
 import msgspec
+from msgspec import Meta
 from msgspec.structs import fields, replace
 
 from isthmus.errors import InfeasibleError, InputError
@@ -24,7 +26,7 @@ class Slow(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     nodes: AtLeast1 = 1
     speed: Positive
     """Relative to the speed that the fleet file gives these nodes."""
-    stage: int = -1
+    stage: Annotated[int, Meta(ge=-1)] = -1
     """Of the pipeline, where the first of them works; -1: not known, and the slowest stage is assumed."""
     lasts: Seconds = Seconds(0.0)
     """From now on; 0: to the horizon."""
@@ -112,6 +114,10 @@ def _converted(struct: type[Event], values: dict[str, str | float], text: str) -
         event = msgspec.convert(values, struct, strict=False, dec_hook=decode)
     except (msgspec.ValidationError, ValueError) as error:
         raise InputError(str(error), where=f"event '{text}'", hint=f"for example: {example}") from None
+    endless = [name for name in ("speed", "factor") if not isfinite(getattr(event, name, 0.0))]
+    if endless:
+        hint = f"for example: {example}"
+        raise InputError(f"{endless[0]} is not finite", where=f"event '{text}'", hint=hint)
     return event
 
 

@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 from msgspec.structs import replace
 
 from isthmus.errors import InfeasibleError
-from isthmus.planner.failures.derive import Assumptions
+from isthmus.planner.failures.assumptions import Assumptions
 from isthmus.planner.plan import Plan
-from isthmus.planner.profile import Profile
+from isthmus.planner.probed.profile import Profile
 from isthmus.planner.replan.answers import (
     LAYOUT_KEPT,
     Answer,

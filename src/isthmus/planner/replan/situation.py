@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from msgspec.structs import replace
 
 from isthmus.errors import InputError
-from isthmus.planner.failures.derive import Assumptions
-from isthmus.planner.make import as_planned
+from isthmus.planner.failures.assumptions import Assumptions, check_assumptions
+from isthmus.planner.make import as_planned, require_made_for, require_sites
 from isthmus.planner.plan import Plan
-from isthmus.planner.profile import Profile
+from isthmus.planner.probed.profile import Profile
 from isthmus.planner.replan.band import Band, Lines, Pools, bands_of, nodes_used
 from isthmus.planner.replan.event import Back, Event, Lost, LostSite, Slow, apply, chip_of, lasting
 from isthmus.planner.replan.harm import Damage
@@ -76,16 +76,18 @@ def situate(
     assume: Assumptions | None = None,
     profiles: Mapping[str, Profile] | None = None,
 ) -> Situation:
-    """Raises InputError where plan, fleet and events do not go together."""
+    """Raises InputError where plan, run, fleet and events do not go together."""
     if not events:
         raise InputError("no event", where="event", hint="for example: slow site=west nodes=1 speed=0.5")
     assume = assume or Assumptions()
-    _refuse_strangers(plan, fleet)
+    check_assumptions(assume)
+    require_made_for(plan, run)
+    require_sites(plan, fleet)
     planned = as_planned(run, plan)
     old = survey(fleet, _without_limits(planned, fleet), profiles)
     after = fleet
     damages: dict[str, list[Damage]] = {}
-    groups = {site.name: _sites_of(plan, site.name) for site in plan.sites}
+    groups = {site.name: tuple(site.places) for site in plan.sites}
     heads = {site: head for head, sites in groups.items() for site in sites}
     gone: dict[str, float] = {}
     for event in events:
@@ -138,21 +140,9 @@ def _damage(event: Slow | Lost, fleet: FleetSpec) -> Damage:
     return Damage(event.site, chip, event.nodes, event.speed, event.stage)
 
 
-def _sites_of(plan: Plan, head: str) -> tuple[str, ...]:
-    stages = (stage.site for line in plan.site(head).pipelines for stage in line.stages)
-    return tuple(dict.fromkeys([head, *stages]))
-
-
 def _spares(old: Survey, bands: Sequence[Band]) -> dict[tuple[str, str], int]:
     places = [((pool.site, pool.name), pool.nodes) for pools in old.pools.values() for pool in pools]
     there: dict[tuple[str, str], int] = {}
     for place, nodes in places:
         there[place] = there.get(place, 0) + nodes
     return {place: nodes - nodes_used(bands, *place) for place, nodes in there.items()}
-
-
-def _refuse_strangers(plan: Plan, fleet: FleetSpec) -> None:
-    for site in plan.sites:
-        if site.name not in fleet.sites:
-            hint = f"the fleet has {', '.join(fleet.sites)}; give the fleet that the plan was made for"
-            raise InputError(f"the plan's site '{site.name}' is not in the fleet", where="plan", hint=hint)

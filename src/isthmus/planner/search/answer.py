@@ -9,7 +9,7 @@ from isthmus.planner.cost.convention import ISTHMUS
 from isthmus.planner.layout import Layout
 from isthmus.planner.make import make_plan, refuse_impossible, share_evenly
 from isthmus.planner.plan import Expected, PipelinePlan, Plan, StagePlan
-from isthmus.planner.profile import Profile
+from isthmus.planner.probed.profile import Profile
 from isthmus.planner.search.considered import considered_of
 from isthmus.planner.search.fixed import check_fixed, check_fixed_runnable
 from isthmus.planner.search.fleet import Group, Survey, rate, survey

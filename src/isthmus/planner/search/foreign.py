@@ -12,8 +12,8 @@ from isthmus.planner.cost.shapes import shapes_of
 from isthmus.planner.cost.stage_memory import pipeline_memory
 from isthmus.planner.cost.step import StageCost, StepTime, step_time
 from isthmus.planner.formats.foreign import Foreign
-from isthmus.planner.known_model import KnownModel
 from isthmus.planner.layout import Layout
+from isthmus.planner.models.known import KnownModel
 from isthmus.planner.plan import StagePlan
 from isthmus.planner.published.flops import token_flops
 from isthmus.planner.published.frameworks import Framework, find_framework

@@ -4,10 +4,10 @@ from collections.abc import Iterator, Mapping
 
 from msgspec.structs import replace
 
-from isthmus.planner.joined import JoinedEstimate, predict_joined
 from isthmus.planner.make import make_plan
 from isthmus.planner.plan import Considered, Expected, Plan
-from isthmus.planner.profile import Profile, fingerprint
+from isthmus.planner.probed.joined import JoinedEstimate, predict_joined
+from isthmus.planner.probed.profile import Profile, fingerprint
 from isthmus.planner.search.join import join_sites
 from isthmus.spec.count import count_params
 from isthmus.spec.fleet import FleetSpec, SiteSpec

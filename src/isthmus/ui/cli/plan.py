@@ -8,7 +8,7 @@ from cyclopts import App, Parameter
 
 from isthmus.journal.store import DiskStore
 from isthmus.planner.plan import Plan
-from isthmus.planner.profile import Profile
+from isthmus.planner.probed.profile import Profile
 from isthmus.spec.fleet import FleetSpec
 from isthmus.spec.load import load_fleet, load_run, split_overrides, to_yaml
 from isthmus.spec.run import RunSpec
