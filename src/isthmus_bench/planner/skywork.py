@@ -24,7 +24,7 @@ from isthmus.spec.fleet import FleetSpec, NodeSpec, SiteSpec
 from isthmus.spec.presets import presets
 from isthmus.spec.run import DataSpec, RunSpec, TrainSpec
 from isthmus_bench.document import Result
-from isthmus_bench.planner.folds import Run, predicted, read_published, runs_of, without
+from isthmus_bench.planner.folds import Run, predicted, published_runs, without
 
 CHIPS, PER_NODE = 1536, 8
 SEQ_LEN = 8192
@@ -40,8 +40,8 @@ MICRO_BATCHES, DP = 48, 32
 
 def run(quick: bool) -> list[Result]:
     """About ten seconds. NotFoundError without the published row."""
-    runs = runs_of(read_published())
-    mine = [each for each in runs if each.case.framework.name == "skywork"]
+    runs = published_runs()
+    mine = [each for each in runs if each.groups.framework == "skywork"]
     if not mine:
         raise NotFoundError("the published rows have none of Skywork-MoE")
     posterior = condition([each.seen for each in without(runs, mine)])
@@ -126,12 +126,11 @@ def job_of(batch: int, factors: Factors, pool: Pool) -> Job:
 def throughput(runs: list[Run], mine: list[Run]) -> Result:
     """By the belief after all the other sources."""
     said = predicted(without(runs, mine), mine)[0]
-    rate = said.run.case.tokens_per_chip / said.estimate.step_s
-    low, high = (said.run.case.tokens_per_chip / each for each in (said.estimate.high_s, said.estimate.low_s))
-    note = (
-        f"predicted {rate:.0f} tokens/s of a chip, nine of ten such runs between {low:.0f} and {high:.0f}; "
-        f"assumed: {', '.join(said.run.case.assumed)}"
+    rate, low, high = (
+        said.run.seen.tokens / each
+        for each in (said.estimate.step_s, said.estimate.high_s, said.estimate.low_s)
     )
+    note = f"predicted {rate:.0f} tokens/s of a chip, nine of ten such runs between {low:.0f} and {high:.0f}"
     return Result("planner.skywork.throughput", abs(rate / RATE - 1), "ratio", {"published": RATE}, note)
 
 
