@@ -127,12 +127,10 @@ def throughput(runs: list[Run], mine: list[Run]) -> Result:
     """By the belief after all the other sources."""
     said = predicted(without(runs, mine), mine)[0]
     rate, low, high = (
-        RATE * said.run.step_s / each_s
-        for each_s in (said.estimate.step_s, said.estimate.high_s, said.estimate.low_s)
+        said.run.seen.tokens / each
+        for each in (said.estimate.step_s, said.estimate.high_s, said.estimate.low_s)
     )
-    note = (
-        f"predicted {rate:.0f} tokens/s of a chip, nine of ten such runs between {low:.0f} and {high:.0f}"
-    )
+    note = f"predicted {rate:.0f} tokens/s of a chip, nine of ten such runs between {low:.0f} and {high:.0f}"
     return Result("planner.skywork.throughput", abs(rate / RATE - 1), "ratio", {"published": RATE}, note)
 
 

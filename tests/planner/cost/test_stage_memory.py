@@ -15,7 +15,7 @@ from isthmus.planner.cost.stage_memory import (
     pipeline_memory,
     upper_bytes,
 )
-from isthmus.planner.layout import Layout, in_flight
+from isthmus.planner.layout import Layout, Sharding, in_flight
 from isthmus.spec.presets import presets
 
 LLAMA = shapes_of(presets["llama-3-8b"])
@@ -61,9 +61,10 @@ def test_recomputing_layers_moves_bytes_from_kept_to_passing():
     assert full.transient == pytest.approx(every.transient)
 
 
-def test_a_table_of_blocks_gives_the_same_peak_but_for_the_loss():
+@pytest.mark.parametrize("sharding", [0, 1, 2])
+def test_a_table_of_blocks_gives_the_same_peak_but_for_the_loss(sharding: Sharding):
     """The search adds up the arrays of `block_bytes`; the loss and a layer's working set never meet."""
-    layout = Layout(tp=4, pp=12, dp=32, ep=4, seq_len=4096, micro_batches=MANY)
+    layout = Layout(tp=4, pp=12, dp=32, ep=4, seq_len=4096, micro_batches=MANY, sharding=sharding)
     table = block_bytes(SKYWORK, layout)
     flying = in_flight("1f1b", 12, 1, layout.micro_batches)
     for stage, (first, end) in enumerate(even_bounds(52, 12)):
@@ -74,6 +75,15 @@ def test_a_table_of_blocks_gives_the_same_peak_but_for_the_loss():
         exact = pipeline_memory(SKYWORK, layout, even_bounds(52, 12))[stage].total
         assert exact <= added + table.fixed
         assert added + table.fixed <= exact * 1.1
+
+
+def test_a_table_of_sharded_blocks_has_room_for_the_matrix_of_the_loss():
+    """Under ZeRO 3 an output layer of 128,256 rows is gathered beside its logits."""
+    layout = Layout(dp=16, seq_len=1024, micro_batches=8, sharding=3)
+    table = block_bytes(LLAMA, layout)
+    added = table.state[LLAMA.kinds].sum() + table.activations[LLAMA.kinds].sum() + table.fixed
+    exact = peaks(layout)[0].total
+    assert exact <= added <= exact * 1.1
 
 
 def test_an_eight_billion_model_does_not_fit_eight_chips_without_cutting_it():

@@ -133,6 +133,8 @@ def interval(
     system: Framework = SYSTEM,
 ) -> tuple[float, float]:
     """As `spread`. `pools`, `layers`: of each stage; `recomputed`: part of the layers that are."""
+    if recomputed:
+        layout = replace(layout, recompute="full")
     setup = Setup(
         model=job.run.model,
         chips=[pool.chip for pool in pools],
@@ -140,7 +142,7 @@ def interval(
         layout=layout,
         stages=list(layers),
         nodes=max(1.0, layout.num_chips / pools[0].per_node),
-        recomputed=recomputed,
+        recomputed=recomputed or 1.0,
         fused_attention=system.fused_attention,
     )
     query = Query(
