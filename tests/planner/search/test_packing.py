@@ -97,11 +97,7 @@ def test_no_pair_of_templates_beats_a_packing_or_its_bound(make_job, memory_gib)
     assert isinstance(packing, Packing)
     assert packing.bound_s <= packing.step_s
     halves = [
-        [
-            template
-            for share in range(1, job.batch + 1)
-            for template in every_template(job, pool, share)
-        ]
+        [template for share in range(1, job.batch + 1) for template in every_template(job, pool, share)]
         for pool in both
     ]
     least = min(
@@ -203,7 +199,9 @@ def test_the_chain_is_the_best_of_its_numbers_of_replicas(make_job):
     for order in itertools.permutations(both):
         for tp in itertools.product((1, 2), repeat=2):
             for replicas in range(1, 3):
-                stages = [pool.num_chips // degree // replicas for pool, degree in zip(order, tp, strict=True)]
+                stages = [
+                    pool.num_chips // degree // replicas for pool, degree in zip(order, tp, strict=True)
+                ]
                 for size in (1, 2, 4, 8):
                     rest = 32 % (replicas * size)
                     if min(stages) == 0 or sum(stages) > SMALL.num_layers or rest:
