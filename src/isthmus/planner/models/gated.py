@@ -1,8 +1,8 @@
 """Published models with a gated feed-forward part, family by family.
 
-Layers, widths and heads are those of the sources named. Vocabularies are too, but for most of ModelLink's rows,
-whose scripts leave them to the tokenizer: there they are believed, as of the released tokenizer. `rope_theta`,
-`norm_eps` and `max_seq_len`, on which no cost depends here, are those of the family and not of each model.
+Layers, widths and heads are those of the sources named. Vocabularies are too, but for most of ModelLink's
+rows, whose scripts leave them to the tokenizer: there they are believed, as of the released tokenizer.
+`rope_theta`, `norm_eps` and `max_seq_len`, on which no cost depends here, are the family's, not each model's.
 """
 
 from msgspec.structs import replace
