@@ -59,6 +59,7 @@ PAGES = [
     "docs/huggingface.md",
     "docs/moe.md",
     "docs/upcycling.md",
+    "docs/planning.md",
     "docs/simulate.md",
     "docs/cost-model.md",
     "docs/probe.md",

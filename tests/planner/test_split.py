@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from isthmus.errors import InputError
-from isthmus.planner.schedule import bubble_share, in_flight
+from isthmus.planner.layout import in_flight
+from isthmus.planner.schedule import bubble_share
 from isthmus.planner.split import Shortfall, Split, SplitProblem, even_ends, score, shortfall, split
 
 MODES = ("none", "auto", "full")

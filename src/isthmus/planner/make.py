@@ -38,7 +38,7 @@ def make_plan(
     Raises InfeasibleError where the run does not fit the fleet, InputError where either is wrong in itself.
     """
     run = settle(run)
-    _refuse_impossible(fleet, run)
+    refuse_impossible(fleet, run)
     outer, batch_size = run.outer, run.train.batch_size
     fragments, why_fragments = _fragments(run.model, outer.fragments)
     sites = [
@@ -50,7 +50,7 @@ def make_plan(
         sites=sites,
         num_params=count_params(run.model),
         active_params=count_active_params(run.model),
-        total_samples=run.train.tokens // run.data.seq_len // batch_size * batch_size,
+        total_samples=budget_samples(run),
         batch_size=batch_size,
         fragments=fragments,
         codec=outer.codec,
@@ -62,6 +62,12 @@ def make_plan(
         reasons=[why_fragments, *(_why_link(site, fleet.sites[site.name], run) for site in sites)],
         warnings=_warnings(sites, run),
     )
+
+
+def budget_samples(run: RunSpec) -> int:
+    """Sequences of the whole run, in whole steps."""
+    batch_size = run.train.batch_size
+    return run.train.tokens // run.data.seq_len // batch_size * batch_size
 
 
 def settle(run: RunSpec) -> RunSpec:
@@ -155,7 +161,7 @@ def _ranks_of(chips: Mapping[str, int]) -> list[str]:
 
 def _rank_batches(site: str, num_ranks: int, run: RunSpec) -> tuple[int, int]:
     """Sequences of a rank in a step, and in a micro-batch."""
-    rank_batch = _rank_batch(site, num_ranks, run.train.batch_size)
+    rank_batch = share_evenly(site, num_ranks, run.train.batch_size)
     micro_batch = run.train.micro_batch_size or rank_batch
     if rank_batch % micro_batch == 0:
         return rank_batch, micro_batch
@@ -166,7 +172,8 @@ def _rank_batches(site: str, num_ranks: int, run: RunSpec) -> tuple[int, int]:
     )
 
 
-def _rank_batch(site: str, num_ranks: int, batch_size: int) -> int:
+def share_evenly(site: str, num_ranks: int, batch_size: int) -> int:
+    """Sequences of each rank. Raises InfeasibleError where they do not divide."""
     if batch_size % num_ranks == 0:
         return batch_size // num_ranks
     near = max(1, round(batch_size / num_ranks)) * num_ranks
@@ -241,8 +248,11 @@ def _warnings(sites: list[SitePlan], run: RunSpec) -> list[str]:
     return warnings
 
 
-def _refuse_impossible(fleet: FleetSpec, run: RunSpec) -> None:
-    """Specs made in code have not been through the loader, so its checks are made here as well."""
+def refuse_impossible(fleet: FleetSpec, run: RunSpec) -> None:
+    """Raises InputError where either is wrong in itself, InfeasibleError where no quorum comes together.
+
+    Specs made in code have not been through the loader, so its checks are made here as well.
+    """
     for problem in (*check_fleet(fleet), *check_run(run)):
         raise InputError(problem.message, where=dotted(problem.key), hint=problem.hint)
     if run.outer.quorum > len(fleet.sites):

@@ -28,9 +28,13 @@ class StagePlan(msgspec.Struct, frozen=True, kw_only=True):
     """Expected peak on each of its chips."""
     memory_limit: int = 0
     """What may be used: the chip's memory less the headroom."""
+    memory: dict[str, int] = {}
+    """memory_bytes by what they hold: weights, gradients, optimizer, activations, and other."""
     forward_s: float = 0.0
     """One micro-batch, with the communication inside the stage."""
     backward_s: float = 0.0
+    recompute_s: float = 0.0
+    """What of backward_s computes whole layers again."""
 
     @property
     def held_layers(self) -> int:
@@ -74,6 +78,8 @@ class Expected(msgspec.Struct, frozen=True, kw_only=True):
     """(step_s - bound_s) / step_s"""
     parts: dict[str, float] = {}
     """Seconds of the step by what they are spent on; they add up to step_s."""
+    price: float = 0.0
+    """Of an hour of the chips used, in the currency of the nodes' prices; 0: none has one."""
 
 
 class Considered(msgspec.Struct, frozen=True, kw_only=True):
@@ -81,8 +87,15 @@ class Considered(msgspec.Struct, frozen=True, kw_only=True):
 
     name: str
     """As 'tp 4, pp 12, dp 32'."""
+    place: str = ""
+    """Site and chips that it is for, as 'jinan h800'. Only plans of one place compete with each other."""
     step_s: float | None = None
-    """None where it cannot run."""
+    """For `sequences`. None where it cannot run."""
+    sequences: float | None = None
+    """Of the site's batch, which these chips take in a step: all of it, or a share beside other pipelines."""
+    slower: float | None = None
+    """Seconds for each sequence against the chosen plan of the place, as a share more: 0.1 is 10 % slower.
+    For chips that the chosen plan leaves idle: how much longer its step is if they join in."""
     chosen: bool = False
     why: str = ""
     """What bound it: the constraint that rejected it, or what it loses against the chosen one."""
@@ -160,6 +173,8 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     expected: Expected | None = None
     """None where the plan was made without a model of the chips."""
     considered: list[Considered] = []
+    untried: list[str] = []
+    """Degrees that no plan considered has, and why, as 'tp 8: 36 heads do not divide'."""
 
     @property
     def num_ranks(self) -> int:

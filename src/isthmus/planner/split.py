@@ -12,7 +12,7 @@ with c = 1 for 1F1B: the first micro-batch passes every stage, and the slowest s
 (Narayanan et al., arXiv 2104.04473, sec. 2.2). `schedule.bubble_share` has c of the other schedules.
 
 Memory of stage s: fixed + sum of its blocks' states + n_s * (checkpoints of the first k layers + activations
-of its other blocks), with n_s micro-batches in flight (`schedule.in_flight`). What the recomputation of one
+of its other blocks), with n_s micro-batches in flight (`layout.in_flight`). What the recomputation of one
 layer needs for a moment belongs in `fixed_S`.
 
 **Method.** D(q) = least sum_s t_s among the cuts with t_s < q on every stage: a dynamic program over
@@ -51,9 +51,9 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from isthmus.errors import InputError
-from isthmus.planner import schedule as schedules
 from isthmus.planner import split_kernel as kernel
-from isthmus.planner.layout import Schedule
+from isthmus.planner.layout import Schedule, in_flight
+from isthmus.planner.schedule import bubble_share
 
 RecomputeMode = Literal["none", "auto", "full"]
 """No layer; as many as memory asks for; all."""
@@ -136,7 +136,7 @@ def split(problem: SplitProblem) -> Split | None:
     cost_KSB, stage_KS = _arrays(problem)
     if cost_KSB.shape[2] - 2 < cost_KSB.shape[1]:
         return None
-    share = schedules.bubble_share(problem.schedule, problem.virtual)
+    share = bubble_share(problem.schedule, problem.virtual)
     step_s, ends, again, seconds, size = kernel.solve(
         cost_KSB, stage_KS, _MODES[problem.recompute], share, float(problem.micro_batches)
     )
@@ -159,7 +159,7 @@ def score(problem: SplitProblem, ends_S: ArrayLike) -> Split | None:
     if not sound:
         raise InputError("costs of a split must be finite and not negative")
     fits, again, seconds, size = kernel.describe(sums, stage_KS, _MODES[problem.recompute], ends)
-    share = schedules.bubble_share(problem.schedule, problem.virtual)
+    share = bubble_share(problem.schedule, problem.virtual)
     step_s = share * sum(seconds.tolist()) + (problem.micro_batches - share) * seconds.max()
     return Split(float(step_s), ends, again, seconds, size, problem.virtual) if fits else None
 
@@ -212,7 +212,7 @@ def _arrays(problem: SplitProblem) -> tuple[Floats, Floats]:
         cost_KSB = _folded(cost_KSB, V)
     flying = problem.in_flight_S
     if flying is None:
-        flying = schedules.in_flight(problem.schedule, S, V, problem.micro_batches)
+        flying = in_flight(problem.schedule, S, V, problem.micro_batches)
     stage_KS = np.empty((4, S), np.float64)
     stage_KS[0], stage_KS[1], stage_KS[3] = problem.fixed_S, problem.limit_S, flying
     stage_KS[2] = np.multiply(problem.send_S, V)

@@ -32,6 +32,8 @@ def test_cells_become_numbers_and_empty_ones_are_not_stated():
         (HEADER + "a,s,m,a100,8,2,-1,\n", "rows:2", "'step_time_s' is -1, not a number of 0 or more"),
         (HEADER + "a,s,m,a100,8,2,nan,\n", "rows:2", "'step_time_s' is nan"),
         (HEADER + "a,s,,a100,8,2,1.5,\n", "rows:2", "'model' is empty"),
+        (HEADER + f"{'a' * 200_000},s,m,a100,8,2,1.5,\n", "rows:2", "not a CSV"),
+        ("id,source,model,chip,n_chips,tp,tp\n", "rows:1", "has tp twice"),
         (GOOD + "a,s,m,a100,8,2,1.5,\n", "rows:4", "id 'a' is also on line 2"),
     ],
 )

@@ -76,6 +76,28 @@ def test_nothing_but_strange_chips_or_calibration_without_a_time_is_refused():
         score_rows(parse_rows(HEADER + KNOWN), parse_rows(HEADER + LARGER))
 
 
+def test_calibration_passes_over_times_that_no_chip_has():
+    rows = parse_rows(HEADER + LARGER)
+    good, absurd = KNOWN, KNOWN.replace("a,", "x,", 1).replace("7000", "700000")
+    with pytest.raises(InputError, match="a step of 'x' took"):
+        score_rows(rows, parse_rows(HEADER + absurd))
+    with pytest.raises(InputError, match="a step of 'x' took"):
+        score_rows(rows, parse_rows(HEADER + absurd.replace("700000", "1e-9")))
+    mixed = score_rows(rows, parse_rows(HEADER + good + absurd))[0]
+    assert mixed.step_time_s == score_rows(rows, parse_rows(HEADER + good))[0].step_time_s
+    assert "not by x: its time is not possible" in mixed.provenance
+
+
+def test_a_drift_is_not_followed_to_releases_far_off():
+    row = "Megatron-Bridge 26.%s,Llama3-70B"
+    near, far = (
+        score_rows(parse_rows(HEADER + LARGER.replace("Own system,Llama3-70B", name)))[0].step_time_s
+        for name in (row % "10", "Megatron-Bridge 99.12,Llama3-70B")
+    )
+    assert near
+    assert far == pytest.approx(near, rel=1e-3)
+
+
 def test_no_rows_no_scores():
     assert score_rows(parse_rows(HEADER)) == []
 

@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from isthmus.errors import InputError
 from isthmus.planner.chips.chip import ChipModel
 from isthmus.planner.cost.network import Network, all_gather_s, all_to_all_s
 from isthmus.planner.cost.shapes import DENSE, MOE
@@ -77,8 +78,8 @@ class Setting:
         wide = "fp32" if layout.precision == "fp32" else "bf16"
         return cls(
             tokens=tokens,
-            flop_s=1e-12 / chip.peak_tflops(layout.precision),
-            wide_flop_s=1e-12 / chip.peak_tflops(wide),
+            flop_s=1e-12 / _rate(chip, layout.precision),
+            wide_flop_s=1e-12 / _rate(chip, wide),
             byte_s=1e-9 / chip.memory_gb_s,
             width={"fp32": 4, "fp8": 1, "fp4": 0.5}.get(layout.precision, 2),
             wide=element_bytes(layout),
@@ -87,6 +88,18 @@ class Setting:
             layout=layout,
             fused=fused,
         )
+
+
+def _rate(chip: ChipModel, precision: str) -> float:
+    """10^12 FLOP/s."""
+    rate = chip.peak_tflops(precision)
+    if not rate:
+        raise InputError(
+            f"the {precision} rate of {chip.name} is not known",
+            where=f"chips.{chip.name}",
+            hint=f"train in another precision, or give {precision}_tflops under `chips` in fleet.yaml",
+        )
+    return rate
 
 
 def element_bytes(layout: Layout) -> int:
@@ -110,7 +123,7 @@ def _attention(model: ModelSpec, setting: Setting) -> Pass:
     out = _product(setting, tokens, q_width / tp, hidden)
     core = setting.core * 4 * tokens * seq_len * q_width / tp * (0.9 + 12.8 / model.head_dim)
     shared = tokens / tp
-    traffic = shared * (10 * hidden + 4 * (q_width + kv_width))
+    traffic = shared * (5 * hidden + 2 * (q_width + kv_width))
     scores = 0.0
     if setting.fused:
         core /= 2
@@ -120,7 +133,7 @@ def _attention(model: ModelSpec, setting: Setting) -> Pass:
         matmul=qkv[0] + out[0],
         operands=qkv[1] + out[1],
         attention=core * setting.wide_flop_s,
-        elementwise=traffic * setting.wide / 2 * setting.byte_s,
+        elementwise=traffic * setting.wide * setting.byte_s,
         scores=scores,
         cast=4 * shared * (hidden + q_width) * setting.byte_s if setting.narrow else 0.0,
         launch=KERNELS / 2 * LAUNCH_S,
@@ -161,9 +174,9 @@ def _experts(model: ModelSpec, setting: Setting, network: Network) -> Pass:
     return Pass(
         matmul=per_chip * (up[0] + down[0]) + router[0],
         operands=per_chip * (up[1] + down[1]) + router[1],
-        elementwise=copies * 6 * model.expert_width * setting.byte_s,
+        elementwise=copies * 3 * model.expert_width * setting.wide * setting.byte_s,
         cast=4 * copies * (hidden + model.expert_width) * setting.byte_s if setting.narrow else 0.0,
-        route=10 * copies * hidden * setting.byte_s,
+        route=5 * copies * hidden * setting.wide * setting.byte_s,
         launch=KERNELS * LAUNCH_S,
         expert=2 * _exchange_s(model, layout, network, tokens / layout.tp),
     )
@@ -192,7 +205,7 @@ def _head(model: ModelSpec, setting: Setting) -> Pass:
     return Pass(
         matmul=2 * tokens * hidden * columns * setting.wide_flop_s,
         operands=operands * setting.byte_s,
-        elementwise=tokens / tp * 4 * hidden * setting.byte_s,
+        elementwise=tokens / tp * 2 * hidden * setting.wide * setting.byte_s,
         loss=tokens * columns * 8 * setting.byte_s,
         launch=KERNELS / 2 * LAUNCH_S,
         tensor=setting.gather_s,
@@ -202,7 +215,7 @@ def _head(model: ModelSpec, setting: Setting) -> Pass:
 def _embedding(model: ModelSpec, setting: Setting) -> Pass:
     tp, tokens, hidden = setting.layout.tp, setting.tokens, model.hidden_size
     return Pass(
-        elementwise=tokens / tp * 8 * hidden * setting.byte_s,
+        elementwise=tokens / tp * 4 * hidden * setting.wide * setting.byte_s,
         launch=KERNELS / 4 * LAUNCH_S,
         tensor=setting.gather_s if tp > 1 else 0.0,
     )

@@ -33,14 +33,15 @@ def export_plan(plan: Plan, run: RunSpec, format: str, site: str | None = None) 
     return WRITERS[format](pipeline, run)
 
 
-def read_config(text: str, num_chips: int = 0) -> Foreign:
+def read_config(text: str, num_chips: int = 0, format: str = "") -> Foreign:
     """A Megatron-LM script, argument list or YAML, or a torchtitan TOML. `num_chips` 0: as the text says.
+    `format`: 'megatron' or 'torchtitan'; empty: as the text looks.
 
     Raises InputError where it is neither, or contradicts itself.
     """
-    if is_torchtitan(text):
+    if format == "torchtitan" or (not format and is_torchtitan(text)):
         return read_torchtitan(text, num_chips)
-    if is_megatron(text):
+    if format == "megatron" or is_megatron(text):
         return read_megatron(text, num_chips)
     raise InputError(
         "neither Megatron-LM arguments nor a torchtitan configuration",

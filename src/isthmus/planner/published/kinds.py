@@ -11,23 +11,33 @@ from isthmus.planner.published.rows import Row
 
 _SERVERS = {r"atlas.*a3|cloudmatrix": "910C", r"atlas|ascend|\bnpu\b": "910B"}
 """Machines and families that tables name instead of a chip, by what most of them hold."""
-_COUNTED = re.compile(r"^(?:(\d+)\s*[x*]\s*)?(.+?)(?:\s*[x*]\s*(\d+))?$", re.IGNORECASE)
+_COUNTED = re.compile(r"^(?:(\d{1,9})\s*[x*]\s*)?(.+?)(?:\s*[x*]\s*(\d{1,9}))?$", re.IGNORECASE)
 MOST = 4096
 """Chips of one kind that are told apart; of more only the proportions count."""
 
 
 def chips_of(row: Row, assumed: list[str]) -> list[ChipModel]:
-    """One for each chip of a name such as 'RTX-2080x8+RTX-3090x4'; else a single one. InputError for a chip
-    that is not known."""
+    """One for each chip of a name such as 'RTX-2080x8+RTX-3090x4', where the row says that its chips are
+    unlike or the name counts each kind; else a single one. InputError for a chip that is not known."""
     names = [part.strip() for part in re.split(r"[+/|,;&]|\band\b", row.chip) if part.strip()]
-    if len(names) < 2 or row.hetero in ("", "0"):
+    kinds = [_counted(name) for name in names]
+    unlike = row.hetero not in ("", "0") or all(count is not None for _, count in kinds)
+    if len(names) < 2 or not unlike:
         return [_chip(row.chip, assumed)]
-    chips: list[ChipModel] = []
-    for name in names:
-        said = _COUNTED.match(name)
-        count = int(said.group(1) or said.group(3) or 1) if said else 1
-        chips += [_chip(said.group(2) if said else name, assumed)] * min(count, MOST)
+    found = [(_chip(name, assumed), 1 if count is None else count) for name, count in kinds]
+    chips = [chip for chip, count in found for _ in range(min(count, MOST))]
+    if not chips:
+        raise InputError(f"'{row.chip}' counts no chips", hint="name how many of each, as 'H100x8+A100x8'")
     return chips
+
+
+def _counted(name: str) -> tuple[str, int | None]:
+    """'8 x H100' or 'H100x8' -> (H100, 8); None: not counted."""
+    said = _COUNTED.match(name)
+    if said is None:
+        return name, None
+    count = said.group(1) or said.group(3)
+    return said.group(2), int(count) if count else None
 
 
 def _chip(name: str, assumed: list[str]) -> ChipModel:

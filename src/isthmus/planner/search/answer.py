@@ -7,21 +7,22 @@ from msgspec.structs import replace
 from isthmus.errors import InfeasibleError
 from isthmus.planner.cost.convention import ISTHMUS
 from isthmus.planner.layout import Layout
-from isthmus.planner.make import make_plan
-from isthmus.planner.plan import Considered, Expected, PipelinePlan, Plan, StagePlan
+from isthmus.planner.make import make_plan, refuse_impossible, share_evenly
+from isthmus.planner.plan import Expected, PipelinePlan, Plan, StagePlan
 from isthmus.planner.probed.profile import Profile
+from isthmus.planner.search.considered import considered_of
+from isthmus.planner.search.fixed import check_fixed, check_fixed_runnable
 from isthmus.planner.search.fleet import Group, Survey, rate, survey
 from isthmus.planner.search.goal import choose
 from isthmus.planner.search.join import join_sites
-from isthmus.planner.search.judge import lost_to, parts_of, simulated_s, spread
+from isthmus.planner.search.judge import again_s, memory_of, parts_of, simulated_s, spread
 from isthmus.planner.search.probed import probed_plan, site_profiles
 from isthmus.planner.search.remedy import remedies
 from isthmus.planner.search.template import Job, Template, stage_costs
+from isthmus.planner.search.untried import untried
 from isthmus.spec.count import count_params
 from isthmus.spec.fleet import FleetSpec
 from isthmus.spec.run import RunSpec
-
-MOST_CONSIDERED = 14
 
 
 def best_plan(
@@ -37,11 +38,17 @@ def best_plan(
     Raises InputError for chips and sites that are not known, InfeasibleError with the smallest changes that
     would help where nothing fits the memory or the limits of the goal.
     """
+    refuse_impossible(fleet, run)
+    if runnable:
+        check_fixed_runnable(run)
     known = site_profiles(fleet, run, profiles or {}) if runnable else None
     if known is not None:
         return probed_plan(fleet, run, known)
     found = survey(fleet, run, profiles, runnable)
+    check_fixed(run, [pool for pools in found.pools.values() for pool in pools])
     groups = choose(found)
+    if not groups and runnable:
+        _refuse_uneven(found)
     if not groups:
         raise InfeasibleError(
             "the model fits no site, and no pipeline over the sites",
@@ -49,6 +56,12 @@ def best_plan(
             hint="; or ".join(remedies(found)),
         )
     return plan_of(found, fleet, groups)
+
+
+def _refuse_uneven(found: Survey) -> None:
+    """Raises InfeasibleError where ranks cannot share the batch."""
+    for site, pools in found.pools.items():
+        share_evenly(site, sum(pool.num_chips for pool in pools), found.job.batch)
 
 
 def plan_of(found: Survey, fleet: FleetSpec, groups: Sequence[Group]) -> Plan:
@@ -75,7 +88,8 @@ def plan_of(found: Survey, fleet: FleetSpec, groups: Sequence[Group]) -> Plan:
         plan,
         reasons=[*_why_groups(found, list(kept.values())), *reasons, *plan.reasons],
         expected=expected_of(found.job, list(kept.values())),
-        considered=considered_of(list(kept.values())),
+        considered=considered_of(found, list(kept.values())),
+        untried=untried(found, list(kept.values())),
     )
 
 
@@ -90,7 +104,7 @@ def _part_of(fleet: FleetSpec, sites: Collection[str]) -> FleetSpec:
 
 def pipelines_of(job: Job, group: Group) -> list[PipelinePlan]:
     return [
-        PipelinePlan(layout=_told_layout(template), stages=_stages(job, template))
+        PipelinePlan(layout=_told_layout(template), stages=stages_of(job, template))
         for template in group.packing.templates
     ]
 
@@ -100,9 +114,10 @@ def _told_layout(template: Template) -> Layout:
     return replace(layout, recompute="full") if template.split.recompute_S.any() else layout
 
 
-def _stages(job: Job, template: Template) -> list[StagePlan]:
+def stages_of(job: Job, template: Template) -> list[StagePlan]:
+    """With memory and seconds of each."""
     split, costs = template.split, stage_costs(job, template.segments, template.layout, template.split)
-    last = len(costs) - 1
+    held = memory_of(job, template)
     return [
         StagePlan(
             site=segment.pool.site,
@@ -112,24 +127,27 @@ def _stages(job: Job, template: Template) -> list[StagePlan]:
             end_layer=chunks[-1][1],
             chunks=chunks if len(chunks) > 1 else [],
             embedding=stage == 0,
-            head=stage == last,
+            head=stage == len(costs) - 1,
             recompute_layers=int(split.recompute_S[stage]) * split.virtual,
             memory_bytes=int(split.memory_S[stage]),
             memory_limit=template.limits[stage],
+            memory=held[stage],
             forward_s=costs[stage].forward_s,
             backward_s=costs[stage].backward_s,
+            recompute_s=again_s(job, template, stage),
         )
         for stage, (segment, chunks) in enumerate(zip(template.stage_segments(), split.chunks(), strict=True))
     ]
 
 
 def expected_of(job: Job, groups: Sequence[Group]) -> Expected:
-    """Of all groups beside each other. Parts and spread are those of the slowest template."""
-    slowest = max(
-        (each for group in groups for each in group.packing.templates), key=lambda each: each.step_s
-    )
+    """Of all groups beside each other. Parts and spread are those of the slowest group's slowest template."""
+    packing = max((group.packing for group in groups), key=lambda packing: packing.step_s)
+    slowest = max(packing.templates, key=lambda each: each.step_s)
     step_s = len(groups) / rate(groups)
     parts = parts_of(job, slowest)
+    if packing.step_s > slowest.step_s:
+        parts["among unlike pipelines"] = packing.step_s - slowest.step_s
     scale = step_s / sum(parts.values())
     low, high = spread(job, slowest)
     bound_s = len(groups) / sum(1 / group.packing.bound_s for group in groups)
@@ -143,33 +161,7 @@ def expected_of(job: Job, groups: Sequence[Group]) -> Expected:
         bound_s=bound_s,
         gap=max(0.0, 1 - bound_s / step_s),
         parts={name: seconds * scale for name, seconds in parts.items()},
-    )
-
-
-def considered_of(groups: Sequence[Group]) -> list[Considered]:
-    """The table of reasons: of each group the chosen plan, the next best families, and what did not fit."""
-    rows: list[Considered] = []
-    for group in groups:
-        chosen = group.packing.templates[0]
-        place = f"{group.name}: " if len(groups) > 1 else ""
-        ran = [(name, each) for name, each in group.packing.groups.items() if isinstance(each, Template)]
-        ran.sort(key=lambda item: item[1].step_s)
-        missed = [
-            (name, each) for name, each in group.packing.groups.items() if not isinstance(each, Template)
-        ]
-        share = max(4, MOST_CONSIDERED // len(groups))
-        for name, template in ran[: share // 2 + 1]:
-            is_chosen = any(_same_family(template, each) for each in group.packing.templates)
-            why = "" if is_chosen else lost_to(template, chosen)
-            rows.append(Considered(name=place + name, step_s=template.step_s, chosen=is_chosen, why=why))
-        rows += [Considered(name=place + name, why=str(miss)) for name, miss in missed[: share // 2 - 1]]
-    return rows
-
-
-def _same_family(left: Template, right: Template) -> bool:
-    same = [(each.pool.key, each.tp, each.stages) for each in left.segments]
-    return same == [(each.pool.key, each.tp, each.stages) for each in right.segments] and (
-        left.layout.ep == right.layout.ep
+        price=sum(group.packing.price for group in groups),
     )
 
 
@@ -178,7 +170,7 @@ def _why_groups(found: Survey, groups: Sequence[Group]) -> list[str]:
     for group in groups:
         packing = group.packing
         idle = sum(pool.num_chips for site in group.sites for pool in found.pools[site]) - packing.num_chips
-        text = f"{group.name}: {packing.num_chips} chips"
+        text = f"{group.name}: {packing.num_chips} chip{'s' * (packing.num_chips != 1)}"
         lines.append(text + (f", {idle} idle" if idle > 0 else ""))
     if len(groups) > 1:
         lines.append("sites train beside each other, joined by the parameter server")

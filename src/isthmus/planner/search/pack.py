@@ -100,21 +100,26 @@ def _packed_bound(seen: _Seen, pools: Sequence[Pool]) -> float:
 def pack_runnable(job: Job, pools: Sequence[Pool]) -> Packing | dict[str, Miss]:
     """What `isthmus train` runs today: the whole model on every rank, and an even share of the batch."""
     num_ranks = sum(pool.num_chips for pool in pools)
-    misses: dict[str, Miss] = {}
-    best: Packing | None = None
+    groups: dict[str, Template | Miss] = {}
+    best: list[Template] = []
     share = job.batch // num_ranks
     for micro_batch in [size for size in range(1, share + 1) if share % size == 0]:
         if job.run.train.micro_batch_size not in (0, micro_batch) or job.batch % num_ranks:
             continue
         family = Family(1, 1, 1, 1, micro_batch, "none", 0)
         trials = [_whole_model(job, pool, family, share // micro_batch) for pool in pools]
+        groups |= {f"micro-batch {micro_batch} ({_told(each)})": each for each in trials}
         templates = [trial for trial in trials if isinstance(trial, Template)]
-        misses |= {f"micro-batch {micro_batch}": trial for trial in trials if isinstance(trial, Miss)}
-        if len(templates) == len(pools):
-            step_s = joined_s(job, templates)
-            if best is None or step_s < best.step_s:
-                best = Packing(tuple(templates), step_s, step_s, {f"micro-batch {micro_batch}": templates[0]})
-    return best or misses
+        if len(templates) == len(pools) and (not best or joined_s(job, templates) < joined_s(job, best)):
+            best = templates
+    if not best:
+        return {name: group for name, group in groups.items() if isinstance(group, Miss)}
+    step_s = joined_s(job, best)
+    return Packing(tuple(best), step_s, step_s, groups)
+
+
+def _told(trial: Template | Miss) -> str:
+    return trial.where if isinstance(trial, Miss) else trial.segments[0].pool.name
 
 
 def _whole_model(job: Job, pool: Pool, family: Family, micro_batches: int) -> Template | Miss:
@@ -134,7 +139,7 @@ def pack_sites(job: Job, pools: Sequence[Pool], lines: Sequence[Line | None]) ->
 def _pack(seen: _Seen, parts: Sequence[tuple[Pool, ...]], limit_s: float) -> Packing | None:
     """The parts' templates that share the batch best; what a lone template leaves idle is packed too."""
     job = seen.job
-    power = [sum(pool.num_chips * _strength(pool) for pool in part) for part in parts]
+    power = [sum(pool.num_chips * strength(pool) for pool in part) for part in parts]
     choices: list[list[Template]] = []
     bound_s = math.inf
     for part, mine in zip(parts, power, strict=True):
@@ -159,10 +164,12 @@ def _pack(seen: _Seen, parts: Sequence[tuple[Pool, ...]], limit_s: float) -> Pac
 
 
 def _named(name: str, part: tuple[Pool, ...], parts: Sequence[tuple[Pool, ...]]) -> str:
-    return name if len(parts) == 1 or len(part) > 1 else f"{name} ({part[0].name})"
+    if len(parts) == 1 or len(part) != 1:
+        return name
+    return f"{name} ({part[0].name})"
 
 
-def _strength(pool: Pool) -> float:
+def strength(pool: Pool) -> float:
     return pool.speed * max(pool.chip.bf16_tflops, pool.chip.fp32_tflops)
 
 

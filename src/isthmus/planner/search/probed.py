@@ -53,6 +53,7 @@ def probed_plan(fleet: FleetSpec, run: RunSpec, profiles: Mapping[str, Profile])
         Considered(
             name=f"micro-batch {size}" if size else "whole share at once",
             step_s=_step_s(each, run),
+            slower=joined.tokens_per_s / each.tokens_per_s - 1,
             chosen=size == best,
             why="" if size == best else f"{1 - each.tokens_per_s / joined.tokens_per_s:.1%} fewer tokens/s",
         )

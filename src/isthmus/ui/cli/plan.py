@@ -7,9 +7,12 @@ import msgspec
 from cyclopts import App, Parameter
 
 from isthmus.journal.store import DiskStore
+from isthmus.planner.plan import Plan
 from isthmus.planner.probed.profile import Profile
-from isthmus.spec.load import load_fleet, load_run, split_overrides
-from isthmus.ui import plans, tables
+from isthmus.spec.fleet import FleetSpec
+from isthmus.spec.load import load_fleet, load_run, split_overrides, to_yaml
+from isthmus.spec.run import RunSpec
+from isthmus.ui import plan_view, plans, tables
 
 app = App(name="plan", help="Plan a run on a fleet, and judge plans and measured runs.")
 
@@ -24,6 +27,7 @@ def plan(  # noqa: PLR0913 - each is an option of the command
     run: Path | None = None,
     profile: Profiles | None = None,
     out: Path | None = None,
+    html: Path | None = None,
     runnable: bool = False,
     set_: Overrides | None = None,
     json_: bool = False,
@@ -42,6 +46,8 @@ def plan(  # noqa: PLR0913 - each is an option of the command
         What `isthmus probe` measured on one of the fleet's machines; may be given again.
     out
         Write the plan as JSON, for `isthmus train --plan`, `isthmus plan export` and `isthmus simulate`.
+    html
+        Write the plan as one self-contained page: the plans considered, each pipeline's step and memory.
     runnable
         Only what `isthmus train` runs today.
     set_
@@ -56,10 +62,12 @@ def plan(  # noqa: PLR0913 - each is an option of the command
     found = best_plan(fleet_spec, run_spec, _profiles(profile or []), runnable)
     if out:
         DiskStore().write_atomic(out, msgspec.json.format(msgspec.json.encode(found)))
+    if html:
+        DiskStore().write_atomic(html, _page(found, run_spec, fleet_spec).encode())
     if json_:
         print(msgspec.json.encode(found).decode())
     else:
-        tables.console().print(plans.shown(found))
+        tables.console().print(plan_view.shown(found))
 
 
 @app.command
@@ -82,6 +90,67 @@ def export(
     from isthmus.planner.formats import export_plan
 
     print(export_plan(plans.read_plan(plan), load_run(run), format, site))
+
+
+@app.command
+def config(
+    file: Path,
+    *,
+    chip: str,
+    chips: int = 0,
+    format: Literal["megatron", "torchtitan"] | None = None,
+    fleet: Path | None = None,
+    json_: bool = False,
+) -> None:
+    """Judge a configuration of another trainer, and find the best plan for the same model and chips.
+
+    Parameters
+    ----------
+    file
+        A Megatron-LM script, argument list or YAML, or a torchtitan TOML.
+    chip
+        What it runs on, such as h100; `isthmus plan chips` lists them.
+    chips
+        How many; by default what the file says.
+    format
+        What the file is; by default what it looks like.
+    fleet
+        A fleet.yaml that defines the chip.
+    json_
+        Print both as one JSON object.
+    """
+    from isthmus.planner.chips.find import find_chip
+    from isthmus.planner.formats import read_config
+    from isthmus.planner.search.foreign import compare
+    from isthmus.ui import config_view
+
+    model = find_chip(chip, load_fleet(fleet) if fleet else None)
+    found = compare(read_config(plans.read_text(file), chips, format or ""), model)
+    if json_:
+        print(msgspec.json.encode(found).decode())
+    else:
+        tables.console().print(config_view.shown(found))
+
+
+@app.command
+def chips(*, json_: bool = False) -> None:
+    """List the chips that the planner knows; ~ marks what is only believed.
+
+    TFLOP/s of dense matrix products; bytes per second of one chip, in one direction.
+
+    Parameters
+    ----------
+    json_
+        Print one JSON array, with the source of each value.
+    """
+    from isthmus.planner.chips.reference import describe
+    from isthmus.ui import config_view
+
+    found = describe()
+    if json_:
+        print(msgspec.json.encode(found).decode())
+    else:
+        tables.console().print(config_view.chips(found))
 
 
 @app.command
@@ -172,6 +241,13 @@ def replan(  # noqa: PLR0913 - each is an option of the command
         print(msgspec.json.encode(found, enc_hook=float).decode())
     else:
         tables.console().print(described(found))
+
+
+def _page(found: Plan, run: RunSpec, fleet: FleetSpec) -> str:
+    from isthmus.ui.report.plan_page import render
+
+    documents = {"run.yaml": to_yaml(run), "fleet.yaml": to_yaml(fleet)}
+    return render(found, documents | {"plan.json": msgspec.json.format(msgspec.json.encode(found)).decode()})
 
 
 def _profiles(paths: list[Path]) -> dict[str, Profile]:
