@@ -12,8 +12,8 @@ with c = 1 for 1F1B: the first micro-batch passes every stage, and the slowest s
 (Narayanan et al., arXiv 2104.04473, sec. 2.2). `schedule.bubble_share` has c of the other schedules.
 
 Memory of stage s: fixed + sum of its blocks' states + n_s * (checkpoints of the first k layers + activations
-of its other blocks), with n_s micro-batches in flight (`layout.in_flight`). What the recomputation of one
-layer needs for a moment belongs in `fixed_S`.
+of its other blocks), with n_s micro-batches in flight (`layout.in_flight`), and, if k > 0, what a recomputed
+layer needs for a moment (`working_S`).
 
 **Method.** D(q) = least sum_s t_s among the cuts with t_s < q on every stage: a dynamic program over
 (stage, end of its layers), S (L - S + 1)^2 / 2 steps at most. Recompute needs no dimension of its own: t_s
@@ -89,6 +89,8 @@ class SplitProblem:
     schedule: Schedule = "1f1b"
     virtual: int = 1
     """Chunks per stage; > 1 goes with the interleaved schedule alone."""
+    working_S: ArrayLike = 0.0
+    """Held besides where any layer is recomputed: what comes back while its backward runs."""
     in_flight_S: ArrayLike | None = None
     """Micro-batches in flight; None: what the schedule has."""
 
@@ -199,7 +201,7 @@ def _missing(cost_KSB: Floats, stage_KS: Floats, mode: RecomputeMode) -> Floats:
 
 
 def _arrays(problem: SplitProblem) -> tuple[Floats, Floats]:
-    """(costs [6, S, B], stages [4, S]) as the kernels take them, with the rounds of chunks added up."""
+    """(costs [6, S, B], stages [5, S]) as the kernels take them, with the rounds of chunks added up."""
     cost_KSB = np.array(
         (
             problem.forward_SB, problem.backward_SB, problem.recompute_SB,
@@ -213,8 +215,9 @@ def _arrays(problem: SplitProblem) -> tuple[Floats, Floats]:
     flying = problem.in_flight_S
     if flying is None:
         flying = in_flight(problem.schedule, S, V, problem.micro_batches)
-    stage_KS = np.empty((4, S), np.float64)
+    stage_KS = np.empty((5, S), np.float64)
     stage_KS[0], stage_KS[1], stage_KS[3] = problem.fixed_S, problem.limit_S, flying
+    stage_KS[4] = problem.working_S
     stage_KS[2] = np.multiply(problem.send_S, V)
     return cost_KSB, stage_KS
 

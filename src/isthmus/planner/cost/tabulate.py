@@ -73,6 +73,7 @@ def spread(
         expert_sync_bytes=experts * GRAD_BYTES,
         params=dense + experts,
         fixed_bytes=memory.fixed,
+        again_bytes=memory.again,
         send_s=send_s,
         parts=dict(zip(COMPONENTS, parts, strict=True)),
     )

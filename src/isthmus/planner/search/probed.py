@@ -43,6 +43,7 @@ def probed_plan(fleet: FleetSpec, run: RunSpec, profiles: Mapping[str, Profile])
 
     Raises InfeasibleError where the batch cannot be shared evenly by a site's ranks.
     """
+    run = _joined(fleet, run, profiles)
     tried = {
         each.train.micro_batch_size: predict_joined(fleet, each, profiles)
         for each in _micro_batches(fleet, run)
