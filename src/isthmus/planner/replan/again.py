@@ -48,7 +48,7 @@ def _search(job: Job, lines: Lines, part: Sequence[Pool], band: Band, limit_s: f
         found = search_pool(job, part[0], band.sequences, limit_s=limit_s)
     else:
         found = search_chain(job, part, band.sequences, _between(part, lines), limit_s)
-    return found.best[0] if found.best and found.best[0].step_s < limit_s else None
+    return found.best if found.best and found.best.step_s < limit_s else None
 
 
 def _between(part: Sequence[Pool], lines: Lines) -> list[Line | None]:
@@ -74,7 +74,7 @@ def _joined(job: Job, lines: Lines, bands: Sequence[Band], pool: Pool, limit_s: 
     found = search_pool(job, pool, share, limit_s=limit_s) if share else None
     if found is None or not found.best:
         return None
-    return shared_out(job, [*bands, band_of(found.best[0])], lines)
+    return shared_out(job, [*bands, band_of(found.best)], lines)
 
 
 def _chips(band: Band) -> int:

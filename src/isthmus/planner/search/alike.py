@@ -59,18 +59,19 @@ class Candidates(NamedTuple):
 
 @dataclass
 class Found:
-    """What a search has seen: the best templates, the best of each group, and why others do not run."""
+    """What a search has seen: the best template, the best of each group, and why others do not run."""
 
-    best: list[Template] = field(default_factory=list)
-    """Fastest first, at most a few."""
+    best: Template | None = None
+    """The fastest."""
     groups: dict[str, Template | Miss] = field(default_factory=dict)
     """By 'tp 4, pp 12'."""
     bound_s: float = math.inf
     """No candidate is faster."""
     trials: int = 0
 
-    def take(self, template: Template, keep: int, name: str) -> None:
-        self.best = sorted([*self.best, template], key=_rank)[:keep]
+    def take(self, template: Template, name: str) -> None:
+        if self.best is None or _rank(template) < _rank(self.best):
+            self.best = template
         known = self.groups.get(name)
         if not isinstance(known, Template) or _rank(template) < _rank(known):
             self.groups[name] = template
@@ -78,7 +79,7 @@ class Found:
     @property
     def limit_s(self) -> float:
         """Above it a candidate is of no use."""
-        return self.best[-1].step_s if self.best else math.inf
+        return self.best.step_s if self.best else math.inf
 
 
 def _rank(template: Template) -> tuple[float, int, str]:
@@ -91,18 +92,17 @@ def group_name(layout: Layout) -> str:
     return ", ".join(f"{name} {size}" for name, size in parts if size > 1 or name in ("tp", "pp")) + sharded
 
 
-def search_pool(job: Job, pool: Pool, batch: int, keep: int = 1, limit_s: float = math.inf) -> Found:
-    """The `keep` fastest templates for `batch` sequences a step. Deterministic. Those that cannot take less
-    than `limit_s` are not tried; then `bound_s` is at least that."""
+def search_pool(job: Job, pool: Pool, batch: int, limit_s: float = math.inf) -> Found:
+    """The fastest template for `batch` sequences a step. Deterministic. Those that cannot take less than
+    `limit_s` are not tried; then `bound_s` is at least that."""
     found = Found(bound_s=limit_s)
     for bound_s, layout in _by_bound(job, pool, batch, limit_s):
-        enough = min(limit_s, found.limit_s) if len(found.best) == keep else limit_s
-        if bound_s >= enough or found.trials >= MAX_TRIALS:
+        if bound_s >= min(limit_s, found.limit_s) or found.trials >= MAX_TRIALS:
             found.bound_s = bound_s
             break
-        _try(job, pool, layout, (found, keep, group_name(layout)))
+        _try(job, pool, layout, found, group_name(layout))
     if found.best:
-        found.bound_s = min(found.bound_s, found.best[0].step_s)
+        found.bound_s = min(found.bound_s, found.best.step_s)
     return found
 
 
@@ -134,7 +134,7 @@ def pool_front(job: Job, pool: Pool, nodes: float, found: Found, named: bool) ->
     def build(row: int, count: int) -> tuple[Template, float] | None:
         chosen = layout(row, int(replicas[row]), count)
         name = group_name(chosen) + (f" ({pool.name})" if named else "")
-        template = _try(job, pool, chosen, (found, 1, name))
+        template = _try(job, pool, chosen, found, name)
         return template and (template, waiting * template.time.working_s)
 
     return Front(
@@ -180,14 +180,12 @@ def _by_bound(job: Job, pool: Pool, batch: int, limit_s: float) -> Iterator[tupl
         yield bound_s, layout
 
 
-def _try(job: Job, pool: Pool, layout: Layout, into: tuple[Found, int, str]) -> Template | None:
-    """`into`: what has been found, how many of them to keep, the group's name."""
-    found, keep, name = into
+def _try(job: Job, pool: Pool, layout: Layout, found: Found, name: str) -> Template | None:
     segments = (Segment(pool, layout.tp, layout.pp),)
     found.trials += 1
     template = evaluate(job, segments, layout) if may_fit(job, segments[0], layout) else None
     if template is not None:
-        found.take(template, keep, name)
+        found.take(template, name)
     elif name not in found.groups:
         found.groups[name] = explain_miss(job, segments, layout)
     return template

@@ -19,7 +19,7 @@ from isthmus.planner.layout import Layout
 from isthmus.planner.search.alike import Found, group_name, waiting_of
 from isthmus.planner.search.front import Front, Lines
 from isthmus.planner.search.pools import Pool
-from isthmus.planner.search.shapes import Floats, Ints, weights
+from isthmus.planner.search.shapes import Floats, Ints
 from isthmus.planner.search.space import Family, families
 from isthmus.planner.search.template import (
     Job,
@@ -81,7 +81,7 @@ def search_chain(
             for order in itertools.islice(itertools.permutations(range(len(pools))), 1, None):
                 _try(job, [pools[each] for each in order], choice.ordered(order), lines, found)
     if found.best:
-        found.bound_s = min(found.bound_s, found.best[0].step_s)
+        found.bound_s = min(found.bound_s, found.best.step_s)
     return found
 
 
@@ -97,7 +97,7 @@ def _try(
     template = evaluate(job, segments, layout)
     if template is not None:
         template = over_lines(template, job, lines)
-        found.take(template, 1, name)
+        found.take(template, name)
     elif name not in found.groups:
         found.groups[name] = explain_miss(job, segments, layout)
     return template
@@ -155,7 +155,7 @@ class _Shapes(NamedTuple):
 def _shapes(job: Job, pools: Sequence[Pool], batch: int, chosen: tuple[Family, ...]) -> _Shapes:
     """Numbers of replicas with as many stages on each pool as its chips give."""
     num_layers, wanted_pp = job.run.model.num_layers, job.run.parallel.pp
-    every = [weights(job, pool, each) for pool, each in zip(pools, chosen, strict=True)]
+    every = [job.weights(pool, each) for pool, each in zip(pools, chosen, strict=True)]
     whole_P, _, layer_P = np.array(every).T
     width_P = np.array([each.tp * each.cp for each in chosen])
     fits_P = np.array([pool.num_chips for pool in pools]) // width_P
@@ -266,7 +266,7 @@ def _families(job: Job, pools: Sequence[Pool]) -> Iterator[tuple[Family, ...]]:
 
 def _chip_seconds(job: Job, pool: Pool, family: Family) -> float:
     """Of one sequence."""
-    return weights(job, pool, family)[0] * family.tp * family.cp / family.micro_batch
+    return job.weights(pool, family)[0] * family.tp * family.cp / family.micro_batch
 
 
 def _replicas(fits_P: Ints, rounds: int, unit: int, num_layers: int) -> Ints:

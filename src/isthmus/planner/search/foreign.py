@@ -78,7 +78,7 @@ def compare(config: Foreign, chip: ChipModel, headroom: float = 0.08) -> Compari
     job = _job(config, pool, framework, headroom)
     found = search_pool(job, pool, config.global_batch)
     judged = _config(job, pool, config, framework)
-    best = _best(job, pool, found.best[0], framework) if found.best else None
+    best = _best(job, pool, found.best, framework) if found.best else None
     return Comparison(
         framework=config.framework,
         chip=chip.name,

@@ -116,7 +116,7 @@ class Front:
             self.built[row, count] = self.build(row, count)
         found = self.built[row, count]
         if found is None:
-            self.high[row] = min(count, max(1, self.least_in_flight(row)))
+            self.high[row], self.high_s[row] = min(count, max(1, self.least_in_flight(row))), np.inf
         elif found[1] > limit_s:
             self.high[row], self.high_s[row] = count, found[1] - self.each_s[row] * count
         else:

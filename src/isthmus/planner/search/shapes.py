@@ -6,12 +6,11 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from isthmus.planner.cost.shapes import DENSE, EMBEDDING, HEAD, MOE, shapes_of
 from isthmus.planner.cost.step import exchange_of, exposed_s, scaled
 from isthmus.planner.layout import Layout
 from isthmus.planner.search.pools import Pool
 from isthmus.planner.search.space import Family
-from isthmus.planner.search.template import Job, layout_of
+from isthmus.planner.search.template import Job
 
 MAX_VIRTUAL = 16
 
@@ -60,24 +59,12 @@ def shapes_on(job: Job, pool: Pool, families: Sequence[Family]) -> Shapes:
     most = pool.num_chips // (width_F[family] * s) // unit * unit
     kept = most > 0
     family, s, v, unit, most = family[kept], s[kept], v[kept], unit[kept], most[kept]
-    every = np.array([weights(job, pool, each) for each in families]).reshape(-1, 3)
+    every = np.array([job.weights(pool, each) for each in families]).reshape(-1, 3)
     whole_F, longest_F, layer_F = every.T
     layers_s = v * -(-layers // (v * s)) * layer_F[family]
     slowest_s = np.maximum(np.maximum(whole_F[family] / s, longest_F[family]), layers_s)
     idle_s = job.factors[pool.chip.name].bubble * np.maximum(0, whole_F[family] - slowest_s) / v
     return Shapes(family, s, v, most, unit, width_F[family], micro_batch_F[family], slowest_s, idle_s)
-
-
-def weights(job: Job, pool: Pool, family: Family) -> tuple[float, float, float]:
-    """Seconds of a micro-batch: through all blocks, through the longest, and through the shortest layer."""
-    forward, backward, again = job.kind_seconds(pool, layout_of(job, pool, family, (1, 1, 1, 1))).sum(2).T
-    kind_s = forward + backward + again
-    counts = np.bincount(shapes_of(job.run.model).kinds, minlength=len(kind_s))
-    if job.run.parallel.recompute == "full":
-        forward[[EMBEDDING, HEAD]] = 0.0
-        kind_s = kind_s + forward
-    layers = [kind for kind in (DENSE, MOE) if counts[kind]]
-    return float(kind_s @ counts), float(kind_s[counts > 0].max()), float(kind_s[layers].min())
 
 
 def least_exchange_s(job: Job, pool: Pool, layout: Layout, window_s: float) -> float:

@@ -11,7 +11,7 @@ from msgspec.structs import replace
 from isthmus.planner.cost.convention import MEGATRON, Convention
 from isthmus.planner.cost.factors import Factors
 from isthmus.planner.cost.memory import chip_params
-from isthmus.planner.cost.shapes import shapes_of
+from isthmus.planner.cost.shapes import DENSE, EMBEDDING, HEAD, MOE, shapes_of
 from isthmus.planner.cost.step import (
     Exchange,
     StageCost,
@@ -41,6 +41,9 @@ class Job:
     """What the training system keeps in memory."""
     _tables: dict[tuple[str, int, float, Layout], Table] = field(default_factory=dict, repr=False)
     _seconds: dict[tuple[str, int, float, Layout], Floats] = field(default_factory=dict, repr=False)
+    _weights: dict[tuple[str, int, float, Family], tuple[float, float, float]] = field(
+        default_factory=dict, repr=False
+    )
     _sync: dict[tuple[int, int, int], tuple[float, float]] = field(default_factory=dict, repr=False)
 
     @property
@@ -69,6 +72,24 @@ class Job:
             seconds = kind_seconds(self.run.model, pool.chip, pool.network, layout, factors)
             self._seconds[key] = seconds / pool.speed
         return self._seconds[key]
+
+    def weights(self, pool: Pool, family: Family) -> tuple[float, float, float]:
+        """Seconds of a micro-batch: through all blocks, the longest one, and the shortest layer."""
+        key = (pool.name, pool.per_node, pool.speed, family)
+        if key not in self._weights:
+            self._weights[key] = self._weigh(pool, family)
+        return self._weights[key]
+
+    def _weigh(self, pool: Pool, family: Family) -> tuple[float, float, float]:
+        seconds = self.kind_seconds(pool, layout_of(self, pool, family, (1, 1, 1, 1)))
+        forward, backward, again = seconds.sum(axis=2).T
+        kind_s = forward + backward + again
+        counts = np.bincount(shapes_of(self.run.model).kinds, minlength=len(kind_s))
+        if self.run.parallel.recompute == "full":
+            forward[[EMBEDDING, HEAD]] = 0.0
+            kind_s = kind_s + forward
+        layers = [kind for kind in (DENSE, MOE) if counts[kind]]
+        return float(kind_s @ counts), float(kind_s[counts > 0].max()), float(kind_s[layers].min())
 
     def sync_bytes(self, layout: Layout) -> tuple[float, float]:
         """Gradients of all blocks on the chips of one stage's width: of dense parameters and of experts."""
