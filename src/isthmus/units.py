@@ -27,9 +27,10 @@ def _scale(value: str | float, units: Mapping[str, float], example: str) -> floa
 
 
 def _short(value: float, units: Mapping[str, float]) -> str:
-    """Three digits in the largest unit of `units` (largest first) that keeps the number >= 1."""
-    unit, scale = next(((u, s) for u, s in units.items() if value >= s), list(units.items())[-1])
-    return f"{value / scale:.3g} {unit}"
+    """Three digits in the largest unit of `units` (largest first) in which that is 1 or more."""
+    digits = [(f"{value / scale:.3g}", unit) for unit, scale in units.items()]
+    number, unit = next((each for each in digits if float(each[0]) >= 1), digits[-1])
+    return f"{number} {unit}"
 
 
 class Seconds(float):

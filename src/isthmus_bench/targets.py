@@ -76,6 +76,8 @@ TARGETS = {
     "planner.skywork.throughput": Target("<=", 0.10),
     "planner.skywork.split": Target("==", 1),
     "planner.skywork.split_gain": Target(">=", 0.05),
+    "planner.scale.replan": Target("<=", 1.0),
+    "planner.replan.wrong_prices": Target("==", 0),
     "planner.real*": Target("<=", 0.10),
     "planner.memory_real": Target("<=", 0.05),
 }

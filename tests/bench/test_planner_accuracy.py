@@ -31,7 +31,7 @@ def runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[folds.Run]:
     path = tmp_path / "rows.csv"
     path.write_text(made_up())
     monkeypatch.setenv(folds.VARIABLE, str(path))
-    return folds.runs_of(folds.read_published())
+    return folds.published_runs()
 
 
 def test_without_rows_the_hint_names_the_variable(monkeypatch: pytest.MonkeyPatch):
@@ -41,17 +41,24 @@ def test_without_rows_the_hint_names_the_variable(monkeypatch: pytest.MonkeyPatc
     assert folds.VARIABLE in (refused.value.hint or "")
 
 
+def test_without_rows_the_shipped_runs_are_judged(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.delenv(folds.VARIABLE, raising=False)
+    runs = folds.published_runs()
+    assert len(runs) > 300
+    assert all(run.seen.model and run.seen.tokens > 0 for run in runs)
+
+
 def test_folds_hold_every_run_once(runs: list[folds.Run]):
     for parts in (folds.by_fold(runs), folds.by_source(runs), folds.by_framework(runs)):
-        names = sorted(run.case.id for part in parts for run in part)
-        assert names == sorted(run.case.id for run in runs)
+        names = sorted(run.id for part in parts for run in part)
+        assert names == sorted(run.id for run in runs)
 
 
 def test_what_is_scored_was_not_seen(runs: list[folds.Run], monkeypatch: pytest.MonkeyPatch):
     real = folds.predicted
 
     def watched(train: list[folds.Run], test: list[folds.Run]) -> list[folds.Said]:
-        assert not {run.case.id for run in train} & {run.case.id for run in test}
+        assert not {run.id for run in train} & {run.id for run in test}
         return real(train, test)
 
     monkeypatch.setattr(folds, "predicted", watched)

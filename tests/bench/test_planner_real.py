@@ -5,8 +5,7 @@ import os
 import pytest
 
 from isthmus.planner.make import make_plan
-from isthmus.planner.measured import StepEstimate
-from isthmus_bench import planner
+from isthmus.planner.probed.predict import StepEstimate
 from isthmus_bench.planner import real, trained
 from isthmus_bench.planner.crowd import Crowd
 from isthmus_bench.planner.trained import Trained
@@ -68,7 +67,7 @@ def test_the_largest_error_is_the_result(monkeypatch: pytest.MonkeyPatch):
 
     monkeypatch.setattr(real, "_take", take)
     monkeypatch.setattr(real.two_sites, "run", lambda base, quick: [])
-    whole, memory, *each = planner.run(quick=True)
+    whole, memory, *each = real.run(quick=True)
     assert (whole.id, memory.id) == ("planner.real", "planner.memory_real")
     assert whole.value == pytest.approx(0.25)
     assert "planner.real.moe" in whole.note

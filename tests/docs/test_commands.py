@@ -59,10 +59,12 @@ PAGES = [
     "docs/huggingface.md",
     "docs/moe.md",
     "docs/upcycling.md",
+    "docs/planning.md",
     "docs/simulate.md",
     "docs/cost-model.md",
+    "docs/probe.md",
+    "docs/replan.md",
 ]
-PAGES = ["docs/tutorial.md", "docs/huggingface.md", "docs/moe.md", "docs/upcycling.md", "docs/probe.md"]
 
 
 @pytest.mark.timeout(300)

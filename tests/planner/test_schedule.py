@@ -6,7 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from isthmus.errors import InputError
-from isthmus.planner.schedule import KINDS, Pipeline, bubble_share, in_flight, makespan, simulate
+from isthmus.planner.layout import in_flight
+from isthmus.planner.schedule import KINDS, Pipeline, bubble_share, makespan, simulate
 
 Key = tuple[str, int, int, int]
 """Kind, stage, chunk, micro-batch."""

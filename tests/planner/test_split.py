@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from isthmus.errors import InputError
-from isthmus.planner.schedule import bubble_share, in_flight
+from isthmus.planner.layout import in_flight
+from isthmus.planner.schedule import bubble_share
 from isthmus.planner.split import Shortfall, Split, SplitProblem, even_ends, score, shortfall, split
 
 MODES = ("none", "auto", "full")
@@ -35,6 +36,7 @@ def problems(draw, max_layers=6, max_stages=4):
         checkpoint_SB=np.floor(activation_SB * random.random((S, L + 2))),
         fixed_S=random.integers(0, 20, S).astype(float),
         limit_S=random.integers(150, 700, S).astype(float),
+        working_S=random.integers(0, 40, S).astype(float) * draw(st.booleans()),
         send_S=random.integers(0, 10, S).astype(float),
         micro_batches=draw(st.sampled_from([1, 2, 3, 8, 64])),
         recompute=draw(st.sampled_from(MODES)),
@@ -56,7 +58,8 @@ def stage(problem: SplitProblem, s: int, layers: list[int], again: int) -> tuple
         seconds += np.asarray(problem.recompute_SB)[s, block] * redone
         kept = problem.checkpoint_SB if redone else problem.activation_SB
         size += np.asarray(problem.state_SB)[s, block] + flying * np.asarray(kept)[s, block]
-    return seconds, size
+    working = np.broadcast_to(problem.working_S, S)[s] if again else 0.0
+    return seconds, size + float(working)
 
 
 def enumerated(problem: SplitProblem) -> float:

@@ -11,8 +11,8 @@ from isthmus.agent.probe import Wanted, run_probe
 from isthmus.comm.collective import SoloCollective
 from isthmus.errors import InputError, IsthmusError
 from isthmus.planner.make import make_plan
-from isthmus.planner.measured import predict_peak_bytes, predict_step
-from isthmus.planner.profile import Profile, fingerprint
+from isthmus.planner.probed.predict import predict_peak_bytes, predict_step
+from isthmus.planner.probed.profile import Profile, fingerprint
 from isthmus.spec.count import count_params
 from isthmus.spec.fleet import FleetSpec, NodeSpec, SiteSpec
 from isthmus.spec.run import RunSpec

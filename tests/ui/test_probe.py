@@ -7,7 +7,7 @@ import pytest
 
 from isthmus.agent.probe import Told, Wanted
 from isthmus.errors import IsthmusError
-from isthmus.planner.profile import BlockTime, CollectiveRate, MatmulRate, Profile
+from isthmus.planner.probed.profile import BlockTime, CollectiveRate, MatmulRate, Profile
 from isthmus.ui import cli
 from isthmus.ui.cli import probe as verb
 

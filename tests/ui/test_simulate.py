@@ -78,6 +78,22 @@ def test_a_plan_that_is_given(files, tmp_path, capsys):
     assert given == capsys.readouterr().out
 
 
+def test_a_plan_of_another_run_is_refused(files, tmp_path, capsys):
+    run, fleet = files[1], files[3]
+    plan = tmp_path / "plan.json"
+    plan.write_bytes(msgspec.json.encode(make_plan(load_fleet(fleet), load_run(run))))
+    words = ["simulate", *files, "--step-s", "2", "--plan", str(plan)]
+    assert main([*words, "--set", "model.num_layers=7"]) == 2
+    assert "parameters; the run has" in capsys.readouterr().err
+
+
+def test_where_nothing_fails_no_interval_is_best(capsys):
+    assert main(["simulate", "--step-s", "1", "--assume", "mtbf=9000d", "--days", "1"]) == 0
+    out = capsys.readouterr().out
+    assert "is best here" not in out
+    assert "by Daly's formula (no node failed here: replay more days to try it)" in out
+
+
 def test_one_site_gets_an_interval(capsys):
     words = ["simulate", "--step-s", "1", "--assume", "mtbf=5h", "--assume", "copy=1 Mbps", "--spares", "4"]
     assert main([*words, "--sweep", "checkpoint"]) == 0
@@ -93,6 +109,9 @@ def test_one_site_gets_an_interval(capsys):
         (["--step-s", "2", "--days", "0"], 2, "more than 0"),
         (["--step-s", "2", "--days", "-3"], 2, "more than 0"),
         (["--step-s", "2", "--repeat", "0"], 2, "at least 1"),
+        (["--step-s", "2", "--seed", "-1"], 2, "0 or more"),
+        (["--step-s", "2", "--assume", "write=0"], 2, "above 0"),
+        (["--step-s", "2", "--assume", "copy=0 Gbps"], 2, "above 0"),
         (["--step-s", "2", "--spares", "-1"], 2, "negative"),
         (["--step-s", "2", "--spares", "jinan=-1"], 2, "negative"),
         (["--step-s", "2", "--spares", "beijing=1"], 2, "the sites are jinan, weihai"),
@@ -122,7 +141,7 @@ def test_a_file_that_is_no_plan(files, tmp_path, capsys):
     plan = tmp_path / "plan.json"
     plan.write_text('{"sites": 3}')
     assert main(["simulate", *files, "--step-s", "2", "--plan", str(plan)]) == 2
-    assert "not a plan" in capsys.readouterr().err
+    assert "this is no plan" in capsys.readouterr().err
 
 
 def test_a_site_that_may_shrink_stands_less(files, capsys):

@@ -13,7 +13,8 @@ from isthmus import leash
 from isthmus.agent.children import Child
 from isthmus.agent.launch import split_cpus, start_ranks
 from isthmus.errors import InputError, IsthmusError
-from isthmus.planner.profile import Profile
+from isthmus.planner.make import settle
+from isthmus.planner.probed.profile import Profile
 from isthmus.spec.load import to_yaml
 from isthmus.spec.run import RunSpec
 
@@ -46,7 +47,7 @@ def run_probe(wanted: Wanted, told: Told) -> Profile:
     with tempfile.TemporaryDirectory(prefix="isthmus-probe-") as name:
         folder = Path(name)
         if wanted.run:
-            (folder / "run.yaml").write_text(to_yaml(wanted.run))
+            (folder / "run.yaml").write_text(to_yaml(settle(wanted.run)))
         ranks = _ranks(wanted, folder)
         try:
             start_ranks(ranks)

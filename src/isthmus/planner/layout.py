@@ -1,8 +1,11 @@
 """How one model lies on the chips of one site: degrees of each parallelism, schedule and memory switches."""
 
+import math
 from typing import Literal
 
 import msgspec
+import numpy as np
+from numpy.typing import NDArray
 
 Recompute = Literal["none", "selective", "full"]
 """Activations that backward computes again: nothing, the attention core (or, with flash attention, the
@@ -45,6 +48,12 @@ class Layout(msgspec.Struct, frozen=True, kw_only=True):
         return self.etp or self.tp
 
     @property
+    def expert_unit(self) -> int:
+        """Replicas over which one set of a layer's experts is spread: they come and go together."""
+        experts = self.ep * self.expert_tp
+        return experts // math.gcd(experts, self.cp * self.tp) if self.ep > 1 else 1
+
+    @property
     def chips_per_replica(self) -> int:
         return self.tp * self.cp * self.pp
 
@@ -61,3 +70,18 @@ class Layout(msgspec.Struct, frozen=True, kw_only=True):
     def step_tokens(self) -> int:
         """Tokens of all replicas in one step."""
         return self.seq_len * self.micro_batch * self.micro_batches * self.dp
+
+
+def in_flight(schedule: Schedule, num_stages: int, virtual: int, micro_batches: int) -> NDArray[np.float64]:
+    """Micro-batches whose activations each stage holds at its peak, [S].
+
+    1f1b: min(m, S - s). interleaved: min(m, (2 (S - 1 - s) + (v - 1) S + 1) / v), on the first stage
+    1 + (S - 1) / (S v) times what all layers keep of one micro-batch (Korthikanti et al., arXiv 2205.05198,
+    sec. 4.2.3). zero-bubble: min(m, S).
+    """
+    after = num_stages - 1.0 - np.arange(num_stages)
+    if schedule == "zero-bubble":
+        return np.full(num_stages, float(min(micro_batches, num_stages)))
+    if schedule == "interleaved" and virtual > 1:
+        return np.minimum(micro_batches, (2 * after + (virtual - 1) * num_stages + 1) / virtual)
+    return np.minimum(micro_batches, after + 1)

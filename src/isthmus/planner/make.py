@@ -38,7 +38,7 @@ def make_plan(
     Raises InfeasibleError where the run does not fit the fleet, InputError where either is wrong in itself.
     """
     run = settle(run)
-    _refuse_impossible(fleet, run)
+    refuse_impossible(fleet, run)
     outer, batch_size = run.outer, run.train.batch_size
     fragments, why_fragments = _fragments(run.model, outer.fragments)
     sites = [
@@ -50,7 +50,7 @@ def make_plan(
         sites=sites,
         num_params=count_params(run.model),
         active_params=count_active_params(run.model),
-        total_samples=run.train.tokens // run.data.seq_len // batch_size * batch_size,
+        total_samples=budget_samples(run),
         batch_size=batch_size,
         fragments=fragments,
         codec=outer.codec,
@@ -62,6 +62,12 @@ def make_plan(
         reasons=[why_fragments, *(_why_link(site, fleet.sites[site.name], run) for site in sites)],
         warnings=_warnings(sites, run),
     )
+
+
+def budget_samples(run: RunSpec) -> int:
+    """Sequences of the whole run, in whole steps."""
+    batch_size = run.train.batch_size
+    return run.train.tokens // run.data.seq_len // batch_size * batch_size
 
 
 def settle(run: RunSpec) -> RunSpec:
@@ -87,6 +93,31 @@ def as_planned(run: RunSpec, plan: Plan) -> RunSpec:
         "down_codec": plan.down_codec,
     }
     return replace(run, outer=replace(run.outer, **chosen))
+
+
+def require_made_for(plan: Plan, run: RunSpec) -> None:
+    """Raises InputError where model, batch or sequences of the run are not the plan's."""
+    lengths = [line.layout.seq_len for site in plan.sites for line in site.pipelines]
+    pairs = [
+        ("parameters", plan.num_params, count_params(run.model)),
+        ("sequences in a batch", plan.batch_size, run.train.batch_size),
+        ("tokens in a sequence", lengths[0] if lengths else run.data.seq_len, run.data.seq_len),
+    ]
+    for what, planned, wanted in pairs:
+        if planned != wanted:
+            raise InputError(
+                f"it is for {planned:,} {what}; the run has {wanted:,}",
+                where="plan",
+                hint="give the run.yaml it was made for, or plan again",
+            )
+
+
+def require_sites(plan: Plan, fleet: FleetSpec) -> None:
+    """Raises InputError for a site of the plan that the fleet lacks."""
+    for name in dict.fromkeys(place for site in plan.sites for place in site.places):
+        if name not in fleet.sites:
+            hint = f"the fleet has {', '.join(fleet.sites)}; give the fleet that the plan was made for"
+            raise InputError(f"the plan's site '{name}' is not in the fleet", where="plan", hint=hint)
 
 
 def one_codec(wanted: CodecOrAuto, otherwise: Codec) -> Codec:
@@ -130,7 +161,7 @@ def _ranks_of(chips: Mapping[str, int]) -> list[str]:
 
 def _rank_batches(site: str, num_ranks: int, run: RunSpec) -> tuple[int, int]:
     """Sequences of a rank in a step, and in a micro-batch."""
-    rank_batch = _rank_batch(site, num_ranks, run.train.batch_size)
+    rank_batch = share_evenly(site, num_ranks, run.train.batch_size)
     micro_batch = run.train.micro_batch_size or rank_batch
     if rank_batch % micro_batch == 0:
         return rank_batch, micro_batch
@@ -141,7 +172,8 @@ def _rank_batches(site: str, num_ranks: int, run: RunSpec) -> tuple[int, int]:
     )
 
 
-def _rank_batch(site: str, num_ranks: int, batch_size: int) -> int:
+def share_evenly(site: str, num_ranks: int, batch_size: int) -> int:
+    """Sequences of each rank. Raises InfeasibleError where they do not divide."""
     if batch_size % num_ranks == 0:
         return batch_size // num_ranks
     near = max(1, round(batch_size / num_ranks)) * num_ranks
@@ -216,8 +248,11 @@ def _warnings(sites: list[SitePlan], run: RunSpec) -> list[str]:
     return warnings
 
 
-def _refuse_impossible(fleet: FleetSpec, run: RunSpec) -> None:
-    """Specs made in code have not been through the loader, so its checks are made here as well."""
+def refuse_impossible(fleet: FleetSpec, run: RunSpec) -> None:
+    """Raises InputError where either is wrong in itself, InfeasibleError where no quorum comes together.
+
+    Specs made in code have not been through the loader, so its checks are made here as well.
+    """
     for problem in (*check_fleet(fleet), *check_run(run)):
         raise InputError(problem.message, where=dotted(problem.key), hint=problem.hint)
     if run.outer.quorum > len(fleet.sites):

@@ -28,9 +28,13 @@ class StagePlan(msgspec.Struct, frozen=True, kw_only=True):
     """Expected peak on each of its chips."""
     memory_limit: int = 0
     """What may be used: the chip's memory less the headroom."""
+    memory: dict[str, int] = {}
+    """memory_bytes by what they hold: weights, gradients, optimizer, activations, and other."""
     forward_s: float = 0.0
     """One micro-batch, with the communication inside the stage."""
     backward_s: float = 0.0
+    recompute_s: float = 0.0
+    """What of backward_s computes whole layers again."""
 
     @property
     def held_layers(self) -> int:
@@ -44,6 +48,10 @@ class PipelinePlan(msgspec.Struct, frozen=True, kw_only=True):
     layout: Layout
     """`micro_batches` is what each of these replicas runs in a step; other pipelines may run others."""
     stages: list[StagePlan]
+
+    @property
+    def chips_per_replica(self) -> int:
+        return sum(stage.tp for stage in self.stages) * self.layout.cp
 
     @property
     def ranks(self) -> list[str]:
@@ -70,6 +78,8 @@ class Expected(msgspec.Struct, frozen=True, kw_only=True):
     """(step_s - bound_s) / step_s"""
     parts: dict[str, float] = {}
     """Seconds of the step by what they are spent on; they add up to step_s."""
+    price: float = 0.0
+    """Of an hour of the chips used, in the currency of the nodes' prices; 0: none has one."""
 
 
 class Considered(msgspec.Struct, frozen=True, kw_only=True):
@@ -77,8 +87,15 @@ class Considered(msgspec.Struct, frozen=True, kw_only=True):
 
     name: str
     """As 'tp 4, pp 12, dp 32'."""
+    place: str = ""
+    """Site and chips that it is for, as 'jinan h800'. Only plans of one place compete with each other."""
     step_s: float | None = None
-    """None where it cannot run."""
+    """For `sequences`. None where it cannot run."""
+    sequences: float | None = None
+    """Of the site's batch, which these chips take in a step: all of it, or a share beside other pipelines."""
+    slower: float | None = None
+    """Seconds for each sequence against the chosen plan of the place, as a share more: 0.1 is 10 % slower.
+    For chips that the chosen plan leaves idle: how much longer its step is if they join in."""
     chosen: bool = False
     why: str = ""
     """What bound it: the constraint that rejected it, or what it loses against the chosen one."""
@@ -116,6 +133,12 @@ class SitePlan(msgspec.Struct, frozen=True, kw_only=True):
         return len(self.chips)
 
     @property
+    def places(self) -> list[str]:
+        """The fleet's sites that it stands for: itself, and where else its pipelines have stages."""
+        stages = (stage.site for pipeline in self.pipelines for stage in pipeline.stages)
+        return list(dict.fromkeys([self.name, *stages]))
+
+    @property
     def accumulation(self) -> int:
         """Micro-batches of one rank in an inner step."""
         return self.rank_batch // self.micro_batch
@@ -150,6 +173,8 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     expected: Expected | None = None
     """None where the plan was made without a model of the chips."""
     considered: list[Considered] = []
+    untried: list[str] = []
+    """Degrees that no plan considered has, and why, as 'tp 8: 36 heads do not divide'."""
 
     @property
     def num_ranks(self) -> int:
@@ -161,9 +186,9 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
         return self.total_samples // self.batch_size
 
     def site(self, name: str) -> SitePlan:
-        """Raises NotFoundError if the fleet has no such site."""
+        """Raises NotFoundError if the plan has no such site."""
         for site in self.sites:
             if site.name == name:
                 return site
         known = ", ".join(site.name for site in self.sites)
-        raise NotFoundError(f"there is no site '{name}'", hint=f"the fleet has {known}")
+        raise NotFoundError(f"there is no site '{name}'", hint=f"the plan has {known}")

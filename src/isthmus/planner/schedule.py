@@ -101,21 +101,6 @@ def simulate(pipeline: Pipeline) -> Timeline:
     )  # fmt: skip
 
 
-def in_flight(schedule: Schedule, num_stages: int, virtual: int, micro_batches: int) -> Floats:
-    """Micro-batches whose activations each stage holds at its peak, [S].
-
-    1f1b: min(m, S - s). interleaved: min(m, (2 (S - 1 - s) + (v - 1) S + 1) / v), on the first stage
-    1 + (S - 1) / (S v) times what all layers keep of one micro-batch (Korthikanti et al., arXiv 2205.05198,
-    sec. 4.2.3). zero-bubble: min(m, S).
-    """
-    after = num_stages - 1.0 - np.arange(num_stages)
-    if schedule == "zero-bubble":
-        return np.full(num_stages, float(min(micro_batches, num_stages)))
-    if schedule == "interleaved" and virtual > 1:
-        return np.minimum(micro_batches, (2 * after + (virtual - 1) * num_stages + 1) / virtual)
-    return np.minimum(micro_batches, after + 1)
-
-
 def bubble_share(schedule: Schedule, virtual: int) -> float:
     """c in the closed form of a step, c * sum_s t_s + (m - c) * max_s t_s with t_s of one micro-batch.
 

@@ -12,8 +12,8 @@ with c = 1 for 1F1B: the first micro-batch passes every stage, and the slowest s
 (Narayanan et al., arXiv 2104.04473, sec. 2.2). `schedule.bubble_share` has c of the other schedules.
 
 Memory of stage s: fixed + sum of its blocks' states + n_s * (checkpoints of the first k layers + activations
-of its other blocks), with n_s micro-batches in flight (`schedule.in_flight`). What the recomputation of one
-layer needs for a moment belongs in `fixed_S`.
+of its other blocks), with n_s micro-batches in flight (`layout.in_flight`), and, if k > 0, what a recomputed
+layer needs for a moment (`working_S`).
 
 **Method.** D(q) = least sum_s t_s among the cuts with t_s < q on every stage: a dynamic program over
 (stage, end of its layers), S (L - S + 1)^2 / 2 steps at most. Recompute needs no dimension of its own: t_s
@@ -51,9 +51,9 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from isthmus.errors import InputError
-from isthmus.planner import schedule as schedules
 from isthmus.planner import split_kernel as kernel
-from isthmus.planner.layout import Schedule
+from isthmus.planner.layout import Schedule, in_flight
+from isthmus.planner.schedule import bubble_share
 
 RecomputeMode = Literal["none", "auto", "full"]
 """No layer; as many as memory asks for; all."""
@@ -89,6 +89,8 @@ class SplitProblem:
     schedule: Schedule = "1f1b"
     virtual: int = 1
     """Chunks per stage; > 1 goes with the interleaved schedule alone."""
+    working_S: ArrayLike = 0.0
+    """Held besides where any layer is recomputed: what comes back while its backward runs."""
     in_flight_S: ArrayLike | None = None
     """Micro-batches in flight; None: what the schedule has."""
 
@@ -136,7 +138,7 @@ def split(problem: SplitProblem) -> Split | None:
     cost_KSB, stage_KS = _arrays(problem)
     if cost_KSB.shape[2] - 2 < cost_KSB.shape[1]:
         return None
-    share = schedules.bubble_share(problem.schedule, problem.virtual)
+    share = bubble_share(problem.schedule, problem.virtual)
     step_s, ends, again, seconds, size = kernel.solve(
         cost_KSB, stage_KS, _MODES[problem.recompute], share, float(problem.micro_batches)
     )
@@ -159,7 +161,7 @@ def score(problem: SplitProblem, ends_S: ArrayLike) -> Split | None:
     if not sound:
         raise InputError("costs of a split must be finite and not negative")
     fits, again, seconds, size = kernel.describe(sums, stage_KS, _MODES[problem.recompute], ends)
-    share = schedules.bubble_share(problem.schedule, problem.virtual)
+    share = bubble_share(problem.schedule, problem.virtual)
     step_s = share * sum(seconds.tolist()) + (problem.micro_batches - share) * seconds.max()
     return Split(float(step_s), ends, again, seconds, size, problem.virtual) if fits else None
 
@@ -199,7 +201,7 @@ def _missing(cost_KSB: Floats, stage_KS: Floats, mode: RecomputeMode) -> Floats:
 
 
 def _arrays(problem: SplitProblem) -> tuple[Floats, Floats]:
-    """(costs [6, S, B], stages [4, S]) as the kernels take them, with the rounds of chunks added up."""
+    """(costs [6, S, B], stages [5, S]) as the kernels take them, with the rounds of chunks added up."""
     cost_KSB = np.array(
         (
             problem.forward_SB, problem.backward_SB, problem.recompute_SB,
@@ -212,9 +214,10 @@ def _arrays(problem: SplitProblem) -> tuple[Floats, Floats]:
         cost_KSB = _folded(cost_KSB, V)
     flying = problem.in_flight_S
     if flying is None:
-        flying = schedules.in_flight(problem.schedule, S, V, problem.micro_batches)
-    stage_KS = np.empty((4, S), np.float64)
+        flying = in_flight(problem.schedule, S, V, problem.micro_batches)
+    stage_KS = np.empty((5, S), np.float64)
     stage_KS[0], stage_KS[1], stage_KS[3] = problem.fixed_S, problem.limit_S, flying
+    stage_KS[4] = problem.working_S
     stage_KS[2] = np.multiply(problem.send_S, V)
     return cost_KSB, stage_KS
 

@@ -23,15 +23,15 @@ def sums_of(cost_KSB, stage_KS):
     """Running sums [4, S, B + 1]: seconds, seconds of recompute, bytes, bytes that recompute saves.
 
     `cost_KSB`: forward, backward, recompute, state, activation, checkpoint. `stage_KS`: fixed, limit, send,
-    in flight. The second value is False where a cost is negative, NaN or infinite.
+    in flight, working. The second value is False where a cost is negative, NaN or infinite.
     """
     _, S, B = cost_KSB.shape
     sums = np.zeros((4, S, B + 1), np.float64)
     total, least = 0.0, 0.0
     for s in range(S):
         flying = stage_KS[3, s]
-        total += stage_KS[0, s] + stage_KS[2, s] + flying
-        least = min(least, stage_KS[0, s], stage_KS[2, s], flying)
+        total += stage_KS[0, s] + stage_KS[2, s] + flying + stage_KS[4, s]
+        least = min(least, stage_KS[0, s], stage_KS[2, s], flying, stage_KS[4, s])
         for i in range(B):
             for k in range(6):
                 total += cost_KSB[k, s, i]
@@ -42,6 +42,12 @@ def sums_of(cost_KSB, stage_KS):
             sums[2, s, i + 1] = sums[2, s, i] + cost_KSB[3, s, i] + flying * active
             sums[3, s, i + 1] = sums[3, s, i] + flying * (active - kept)
     return sums, least >= 0.0 and np.isfinite(total)
+
+
+@jit
+def _saved(sums, stage_KS, s, a, k):
+    """Bytes that the first k layers from a on save when they are recomputed; the first may cost some."""
+    return sums[3, s, a + 1 + k] - sums[3, s, a + 1] - (stage_KS[4, s] if k > 0 else 0.0)
 
 
 @jit
@@ -58,9 +64,9 @@ def weigh(sums, stage_KS, mode, stage, least):
     need = size - (stage_KS[1, s] - stage_KS[0, s])
     k = b - a if mode == FULL else least
     most = 0 if mode == NONE else b - a
-    while k < most and sums[3, s, a + 1 + k] - sums[3, s, a + 1] < need:
+    while k < most and _saved(sums, stage_KS, s, a, k) < need:
         k += 1
-    saved = sums[3, s, a + 1 + k] - sums[3, s, a + 1]
+    saved = _saved(sums, stage_KS, s, a, k)
     again = sums[1, s, a + 1 + k] - sums[1, s, a + 1]
     seconds = sums[0, s, end] - sums[0, s, first] + again + stage_KS[2, s]
     return (k if saved >= need else -1), seconds, stage_KS[0, s] + size - saved
@@ -271,9 +277,9 @@ def _least_excess(sums, stage_KS, mode, stage):
     """Bytes of stage (s, a, b) above its limit, with as much recompute as helps; negative: room to spare."""
     s, a, b = stage
     S, B = sums.shape[1], sums.shape[2] - 1
-    saved = sums[3, s, b + 1] - sums[3, s, a + 1] if mode == FULL else 0.0
+    saved = _saved(sums, stage_KS, s, a, b - a) if mode == FULL else 0.0
     for k in range(0 if mode != AUTO else b - a):
-        saved = max(saved, sums[3, s, a + 2 + k] - sums[3, s, a + 1])
+        saved = max(saved, _saved(sums, stage_KS, s, a, k + 1))
     size = sums[2, s, b + 1] - sums[2, s, 0 if s == 0 else a + 1]
     head = sums[2, s, B] - sums[2, s, B - 1] if s == S - 1 else 0.0
     return size + head - (stage_KS[1, s] - stage_KS[0, s]) - saved

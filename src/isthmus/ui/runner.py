@@ -17,13 +17,14 @@ from isthmus.agent.prepare import is_written, started, write_run
 from isthmus.agent.rank import become_rank, check_place, rank_place, wait_until
 from isthmus.data.dataset import prepare
 from isthmus.data.prepare import Progress as DataProgress
-from isthmus.errors import DegradedError, IsthmusError, NotFoundError
+from isthmus.errors import DegradedError, InputError, IsthmusError, NotFoundError
 from isthmus.journal.alerts import alert_of
 from isthmus.journal.fold import apply, fold
 from isthmus.journal.reader import Reader
 from isthmus.journal.sinks.webhook import Alerts
 from isthmus.journal.view import RunView
-from isthmus.planner.make import make_plan
+from isthmus.planner.adopt import left_out, plan_for
+from isthmus.planner.plan import Plan
 from isthmus.rundir import RunDir
 from isthmus.spec.fleet import FleetSpec
 from isthmus.spec.run import RunSpec
@@ -58,11 +59,33 @@ class Remote:
     certs: Path
 
 
-def run_site(
-    path: Path, spec: RunSpec, fleet: FleetSpec, remote: Remote, environment: dict[str, str]
-) -> RunView:
+@dataclass(frozen=True)
+class Work:
+    """What is to be trained, and where."""
+
+    spec: RunSpec
+    fleet: FleetSpec
+    plan: Plan
+    """What is done with it (`plan_work`)."""
+
+
+def plan_work(spec: RunSpec, fleet: FleetSpec, given: Plan | None = None) -> Work:
+    """With the plan that was given, or one that is made here. Its notes go to stderr."""
+    plan = plan_for(fleet, spec, given)
+    if absent := left_out(plan, fleet):
+        print(f"note: the plan leaves out {', '.join(absent)}", file=sys.stderr)
+    return Work(spec, fleet, plan)
+
+
+def run_site(path: Path, work: Work, remote: Remote, environment: dict[str, str]) -> RunView:
     """One site against a server elsewhere; under torchrun or srun this process becomes its rank."""
-    place, plan = RunDir(path), make_plan(fleet, spec)
+    place, spec, fleet, plan = RunDir(path), work.spec, work.fleet, work.plan
+    if remote.site in left_out(plan, fleet):
+        raise InputError(
+            f"the plan does without site '{remote.site}'",
+            where="plan",
+            hint="do not start it, or make the plan anew",
+        )
     site = plan.site(remote.site)
     ClientTls.load(remote.certs, remote.site)
     _check_start(spec)
@@ -80,14 +103,13 @@ def run_site(
     return _supervise(launch, spec, Stopping())
 
 
-def run(path: Path, spec: RunSpec, fleet: FleetSpec) -> RunView:
+def run(path: Path, work: Work) -> RunView:
     """Trains to the end of the budget; returns what the journal says of it.
 
     Raises IsthmusError where no site could finish, DegradedError where only some could. After the first
     Ctrl-C the run is left in a state that the same command resumes from, and KeyboardInterrupt is raised.
     """
-    place = RunDir(path)
-    plan = make_plan(fleet, spec)
+    place, spec, fleet, plan = RunDir(path), work.spec, work.fleet, work.plan
     _check_start(spec)
     for warning in plan.warnings:
         print(f"note: {warning}", file=sys.stderr)

@@ -7,7 +7,7 @@ from statistics import fmean
 import msgspec
 import numpy as np
 
-from isthmus.planner.failures.derive import NODE_MTBF_S, Assumptions
+from isthmus.planner.failures.assumptions import NODE_MTBF_S, Assumptions
 from isthmus.planner.failures.job import Job
 from isthmus.planner.failures.replay import DAY_S, Outcome
 from isthmus.planner.failures.sweep import Advice, Horizon, Point, Quantity
@@ -117,10 +117,12 @@ def _where(found: Simulated) -> Iterator[str]:
 
 def _advice(found: Simulated) -> Iterator[str]:
     job, advice = found.job, found.advice
-    if advice.checkpoint_best_s and advice.checkpoint_daly_s:
-        best, daly = text.duration(advice.checkpoint_best_s), text.duration(advice.checkpoint_daly_s)
-        now = text.duration(job.checkpoint_every_s)
-        yield f"checkpoint interval: {best} is best here, {daly} by Daly's formula; now {now}"
+    if advice.checkpoint_daly_s:
+        daly = text.duration(advice.checkpoint_daly_s)
+        now = text.duration(job.checkpoint_every_s) if job.checkpoint_every_s else "only at the end"
+        best = f"{text.duration(advice.checkpoint_best_s)} is best here, " if advice.checkpoint_best_s else ""
+        untried = "" if best else " (no node failed here: replay more days to try it)"
+        yield f"checkpoint interval: {best}{daly} by Daly's formula{untried}; now {now}"
     elif job.mode != "none":
         yield (
             f"checkpoint interval: decides little here; a failed site takes up the published version and "

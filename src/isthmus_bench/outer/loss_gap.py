@@ -130,7 +130,8 @@ def held_out_loss(arm: Arm) -> float:
 
 def spec(kind: str, outer: tuple[float, float]) -> RunSpec:
     """The run of an arm, but for learning rate and seed."""
-    facts = {"codec": "int8" if kind == "sync" else kind, "lr": outer[0], "momentum": outer[1]}
+    facts = {"codec": "int8" if kind == "sync" else kind, "down_codec": "int8"}
+    facts |= {"lr": outer[0], "momentum": outer[1]}
     return RunSpec(
         model=ModelSpec(
             vocab_size=320,

@@ -31,5 +31,5 @@ def spec(tokens: Count = ENDLESS, **outer: object) -> RunSpec:
             eval_sequences=1,
             checkpoint_every=Seconds(0),
         ),
-        outer=msgspec.convert(outer, OuterSpec, strict=False),
+        outer=msgspec.convert({"codec": "int8", "down_codec": "int8", **outer}, OuterSpec, strict=False),
     )

@@ -5,13 +5,20 @@ from collections.abc import Callable
 
 from isthmus.errors import NotFoundError
 from isthmus_bench.document import Result
-from isthmus_bench.planner import accuracy, memory, metis, optimality, real, scale, skywork
+from isthmus_bench.planner import accuracy, memory, metis, optimality, real, replan, scale, skywork
 
 Family = Callable[[bool], list[Result]]
 
 FAMILIES: tuple[Family, ...] = (
-    accuracy.run, memory.run, optimality.run, scale.run, metis.run, skywork.run, real.run,
-)  # fmt: skip
+    accuracy.run,
+    memory.run,
+    optimality.run,
+    scale.run,
+    replan.run,
+    metis.run,
+    skywork.run,
+    real.run,
+)
 
 
 def run(quick: bool) -> list[Result]:

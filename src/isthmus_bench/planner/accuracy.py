@@ -7,6 +7,7 @@ from statistics import mean, median
 
 import numpy as np
 
+from isthmus.planner.belief.query import FACTORS, PLACE
 from isthmus_bench.document import Result
 from isthmus_bench.planner.folds import (
     DRAWS,
@@ -17,20 +18,21 @@ from isthmus_bench.planner.folds import (
     by_source,
     left_out,
     left_out_but_one,
-    read_published,
-    runs_of,
+    published_runs,
     without,
 )
 
+PLAIN = "FLOPs, one efficiency per chip generation and format (same folds)"
 CALCULON = {"Calculon (its own 8 rows, as published)": 0.0365}
 SAILOR = {"Sailor (its own rows, as published)": 0.06}
+SEQUENCE = [name for name, _ in PLACE].index("log sequence length")
 NEAR = 0.01
 """Runs of one layout sweep that differ by less are not ranked."""
 
 
 def run(quick: bool) -> list[Result]:
     """About a minute; `quick` leaves a half of the rows out."""
-    runs = runs_of(read_published())
+    runs = published_runs()
     runs = runs[::2] if quick else runs
     folds, sources = by_fold(runs), by_source(runs)
     crossed, unseen = left_out(runs, folds), left_out(runs, sources)
@@ -62,14 +64,14 @@ def _calibrated(runs: list[Run], crossed: list[Said], folds: list[list[Run]]) ->
             "planner.time_error.calibrated",
             mean(errors),
             "ratio",
-            {"FLOPs, one efficiency per chip generation (same folds)": mean(plain), **CALCULON, **SAILOR},
+            {PLAIN: mean(plain), **CALCULON, **SAILOR},
             note,
         ),
         Result(
             "planner.time_error.calibrated.p90",
             float(np.quantile(errors, 0.9)),
             "ratio",
-            {"FLOPs, one efficiency per chip generation (same folds)": float(np.quantile(plain, 0.9))},
+            {PLAIN: float(np.quantile(plain, 0.9))},
         ),
     ]
 
@@ -87,13 +89,13 @@ def _source_out(runs: list[Run], sources: list[list[Run]]) -> list[Result]:
 
 def _unseen(runs: list[Run], unseen: list[Said], sources: list[list[Run]]) -> list[Result]:
     plain = flops_errors(runs, sources)
-    by_name = _means(unseen, lambda run: run.row.source)
+    by_name = _means(unseen, lambda run: run.seen.source)
     systems = left_out(runs, by_framework(runs))
     worst = max(by_name, key=lambda name: by_name[name][0])
     told = "; ".join(f"{_short(name)} {error:.3f} ({count})" for name, (error, count) in by_name.items())
-    framework = _means(systems, lambda run: run.case.framework.name)
+    framework = _means(systems, lambda run: run.groups.framework)
     systems_told = "; ".join(f"{name} {error:.3f}" for name, (error, _) in framework.items())
-    peers = {"FLOPs, one efficiency per chip generation": mean(plain)}
+    peers = {PLAIN: mean(plain)}
     return [
         Result(
             "planner.time_error.unseen",
@@ -131,26 +133,30 @@ def _short(source: str) -> str:
 
 
 def flops_errors(runs: list[Run], parts: list[list[Run]]) -> list[float]:
-    """The plain model: FLOPs with what is computed again and the bubble over the peak rate, one efficiency for
-    each generation of chips (of all chips, where a generation was not seen): the geometric mean."""
+    """The plain model: FLOPs with what is computed again and the bubble over the peak rate, one efficiency
+    for each format on each generation of chips, the geometric mean of the runs that are not in the part."""
     errors: list[float] = []
     for part in parts:
         train = without(runs, part)
-        logs = {run.case.id: math.log(run.step_s / ideal_s(run)) for run in train}
+        logs = {run.id: math.log(run.step_s / ideal_s(run)) for run in train}
         for run in part:
-            alike = [each for each in train if each.case.chip.generation == run.case.chip.generation]
-            slowness = mean(logs[each.case.id] for each in alike or train)
+            slowness = mean(logs[each.id] for each in _nearest(train, run))
             errors.append(abs(ideal_s(run) * math.exp(slowness) / run.step_s - 1))
     return errors
 
 
+def _nearest(train: list[Run], run: Run) -> list[Run]:
+    """Runs of its chip generation and format; of its generation; all."""
+    generation = [each for each in train if each.groups.generation == run.groups.generation]
+    return [each for each in generation if each.groups.recipe == run.groups.recipe] or generation or train
+
+
 def ideal_s(run: Run) -> float:
-    case, layout = run.case, run.case.layout
-    again = {"full": 1 + case.recomputed / 3, "selective": 1.03, "none": 1.0}[layout.recompute]
-    bubble = (layout.pp - 1) / (layout.virtual * layout.micro_batches)
-    rate = case.chip.peak_tflops(layout.precision) * 1e12
-    plain = case.reported_flops / (4 / 3 if case.hardware_flops and layout.recompute == "full" else 1)
-    return case.tokens_per_chip * plain * again * (1 + bubble) / rate
+    """Products and attention core at peak, with what is computed again and the bubble."""
+    features = run.seen.query.features
+    indices = [FACTORS.index(name) for name in ("matmul", "attention")]
+    parts = [features.compute, *([features.bubble] if features.bubble else [])]
+    return sum(part[index] for part in parts for index in indices)
 
 
 def rankings(crossed: list[Said]) -> list[Result]:
@@ -164,11 +170,11 @@ def rankings(crossed: list[Said]) -> list[Result]:
 
 
 def _of_model(run: Run) -> tuple[str, ...]:
-    return run.row.source, run.row.model, run.case.chip.name
+    return run.seen.source, run.seen.model, run.groups.chip
 
 
 def _of_work(run: Run) -> tuple[str, ...]:
-    return *_of_model(run), str(run.case.layout.seq_len), run.case.recipe
+    return *_of_model(run), str(run.seen.query.place[SEQUENCE]), run.groups.recipe
 
 
 def _ranking(name: str, crossed: list[Said], key: Callable[[Run], tuple[str, ...]], told: str) -> Result:
@@ -198,4 +204,4 @@ def _pairs(members: list[Said]) -> tuple[int, int]:
 
 
 def _rate(said: Said, step_s: float) -> float:
-    return said.run.case.tokens_per_chip / step_s
+    return said.run.seen.tokens / step_s

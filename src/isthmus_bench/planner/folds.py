@@ -1,17 +1,16 @@
 """Published runs predicted by beliefs that did not see them."""
 
 import os
-from collections.abc import Iterable
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from isthmus.errors import NotFoundError
+from isthmus.planner.belief.file import shipped
 from isthmus.planner.belief.posterior import Estimate, condition
-from isthmus.planner.belief.query import Observation
-from isthmus.planner.published.case import Case, case_of
-from isthmus.planner.published.query import observation_of
+from isthmus.planner.belief.query import Groups, Observation
+from isthmus.planner.published.fit import observations
 from isthmus.planner.published.rows import Row, read_rows
 
 VARIABLE = "ISTHMUS_PUBLISHED_RUNS"
@@ -21,20 +20,26 @@ DRAWS = 3
 
 
 class Run(NamedTuple):
-    """A published row that can be modelled and has a time."""
+    """A published run that can be modelled and has a time."""
 
-    row: Row
-    case: Case
     seen: Observation
 
     @property
+    def id(self) -> str:
+        return self.seen.id
+
+    @property
     def step_s(self) -> float:
-        return self.case.step_s
+        return self.seen.step_s
+
+    @property
+    def groups(self) -> Groups:
+        return self.seen.query.groups
 
     @property
     def group(self) -> tuple[str, str]:
         """Framework and chip, what one calibration row is for."""
-        return self.case.framework.name, self.case.chip.name
+        return self.groups.framework, self.groups.chip
 
 
 class Said(NamedTuple):
@@ -63,13 +68,10 @@ def read_published() -> list[Row]:
     return read_rows(path)
 
 
-def runs_of(rows: Iterable[Row]) -> list[Run]:
-    cases = [(row, case_of(row)) for row in rows]
-    return [
-        Run(row, case, observation_of(case))
-        for row, case in cases
-        if not isinstance(case, str) and case.step_s > 0
-    ]
+def published_runs() -> list[Run]:
+    """Of the CSV that the environment names; without it those that the shipped belief rests on."""
+    seen = observations(read_published()) if os.environ.get(VARIABLE) else shipped().runs
+    return [Run(each) for each in seen]
 
 
 def predicted(train: list[Run], test: list[Run]) -> list[Said]:
@@ -86,14 +88,14 @@ def by_fold(runs: list[Run]) -> list[list[Run]]:
 
 
 def by_source(runs: list[Run]) -> list[list[Run]]:
-    names = sorted({run.row.source for run in runs})
-    return [[run for run in runs if run.row.source == name] for name in names]
+    names = sorted({run.seen.source for run in runs})
+    return [[run for run in runs if run.seen.source == name] for name in names]
 
 
 def by_framework(runs: list[Run]) -> list[list[Run]]:
     """Releases of one system are one source here."""
-    names = sorted({run.case.framework.name for run in runs})
-    return [[run for run in runs if run.case.framework.name == name] for name in names]
+    names = sorted({run.groups.framework for run in runs})
+    return [[run for run in runs if run.groups.framework == name] for name in names]
 
 
 def left_out(runs: list[Run], parts: list[list[Run]]) -> list[Said]:
@@ -108,8 +110,8 @@ def left_out_but_one(runs: list[Run], parts: list[list[Run]], draw: int) -> list
     chance = np.random.default_rng(draw)
     for part in parts:
         calibration = [_one(part, group, chance) for group in sorted({run.group for run in part})]
-        chosen = {run.case.id for run in calibration}
-        rest = [run for run in part if run.case.id not in chosen]
+        chosen = {run.id for run in calibration}
+        rest = [run for run in part if run.id not in chosen]
         if rest:
             said += predicted([*without(runs, part), *calibration], rest)
     return said
@@ -121,5 +123,5 @@ def _one(part: list[Run], group: tuple[str, str], chance: np.random.Generator) -
 
 
 def without(runs: list[Run], part: list[Run]) -> list[Run]:
-    out = {run.case.id for run in part}
-    return [run for run in runs if run.case.id not in out]
+    out = {run.id for run in part}
+    return [run for run in runs if run.id not in out]

@@ -11,8 +11,8 @@ from isthmus.planner.cost.convention import GIB, MEGATRON
 from isthmus.planner.cost.memory_fit import Measured, MemoryFit, fit_memory
 from isthmus.planner.cost.shapes import shapes_of
 from isthmus.planner.cost.stage_memory import StageMemory, even_bounds, pipeline_memory
-from isthmus.planner.known_model import KnownModel
 from isthmus.planner.layout import Layout, Recompute
+from isthmus.planner.models.known import KnownModel
 from isthmus.planner.published.case import case_of
 from isthmus.planner.published.memory import peak_bytes
 from isthmus.planner.published.rows import Row

@@ -16,7 +16,7 @@ from typing import NamedTuple, TypeVar
 import msgspec
 
 from isthmus.planner.make import make_plan
-from isthmus.planner.measured import StepEstimate, predict_peak_bytes, predict_step
+from isthmus.planner.probed.predict import StepEstimate, predict_peak_bytes, predict_step
 from isthmus.spec.fleet import FleetSpec, NodeSpec, SiteSpec
 from isthmus.spec.model import ModelSpec
 from isthmus.spec.run import DataSpec, RunSpec, TrainSpec

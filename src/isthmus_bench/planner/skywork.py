@@ -18,7 +18,7 @@ from isthmus.planner.belief.posterior import Posterior, condition
 from isthmus.planner.cost.factors import Factors
 from isthmus.planner.layout import Layout, Recompute
 from isthmus.planner.published.case import Case, case_of
-from isthmus.planner.published.query import groups_of, query_of
+from isthmus.planner.published.query import query_of
 from isthmus.planner.published.rows import Row
 from isthmus.planner.search.pools import Pool, pools_of
 from isthmus.planner.search.space import Family
@@ -64,7 +64,7 @@ def run(quick: bool) -> list[Result]:
         raise CheckFailedError(f"Skywork-MoE's run cannot be modelled: {case}")
     others = [each for each in shipped().runs if each.query.groups.framework != case.framework.name]
     posterior = condition(others)
-    factors = posterior.factors(groups_of(case))
+    factors = posterior.factors(query_of(case).groups)
     batches = BATCHES[:1] if quick else BATCHES
     return [ranks(factors, batches), throughput(posterior, case), *splits(factors)]
 

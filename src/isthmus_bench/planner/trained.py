@@ -14,7 +14,7 @@ import msgspec
 from isthmus.errors import IsthmusError
 from isthmus.journal.events import StepDone
 from isthmus.journal.reader import read
-from isthmus.planner.profile import Profile
+from isthmus.planner.probed.profile import Profile
 from isthmus.spec.fleet import FleetSpec
 from isthmus.spec.load import to_yaml
 from isthmus.spec.run import RunSpec
@@ -45,7 +45,7 @@ class Trained:
 def probe(run: RunSpec, folder: Path, ranks: int, prefix: Sequence[str] = ()) -> tuple[Profile, float]:
     """The profile, and the share of the machine that others used meanwhile."""
     with Crowd() as crowd:
-        finish(start_probe(run, folder, ranks, (), prefix), folder / "probe.log")
+        finish(start_probe(run, folder, ranks, prefix), folder / "probe.log")
     return read_profile(folder), crowd.share
 
 
@@ -54,13 +54,13 @@ def read_profile(folder: Path) -> Profile:
 
 
 def start_probe(
-    run: RunSpec, folder: Path, ranks: int, options: Sequence[str] = (), prefix: Sequence[str] = ()
+    run: RunSpec, folder: Path, ranks: int, prefix: Sequence[str] = ()
 ) -> subprocess.Popen[bytes]:
     """Writes `folder`/profile.json. Args: prefix: put before the command line."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "run.yaml").write_text(to_yaml(run))
     words = ["probe", "--run", str(folder / "run.yaml"), "--ranks", str(ranks)]
-    words += ["--out", str(folder / "profile.json"), *options]
+    words += ["--out", str(folder / "profile.json")]
     return _start([*prefix, *COMMAND, *words], folder / "probe.log")
 
 

@@ -14,8 +14,8 @@ from typing import NamedTuple
 import msgspec
 
 from isthmus.journal.events import AnyEvent
-from isthmus.planner.joined import JoinedEstimate, predict_joined
-from isthmus.planner.profile import Profile
+from isthmus.planner.probed.joined import JoinedEstimate, predict_joined
+from isthmus.planner.probed.profile import Profile
 from isthmus.spec.fleet import FleetSpec, SiteSpec
 from isthmus.spec.run import RunSpec
 from isthmus.units import Count
@@ -61,7 +61,7 @@ def probe_sites(run: RunSpec, folder: Path) -> dict[str, Profile]:
         for index, (site, share) in enumerate(CPUS.items()):
             group = stack.enter_context(quota(share))
             on_core = ["taskset", "-c", str(cores[index % len(cores)])]
-            probes[site] = start_probe(run, folder / site, 1, (), [*group.prefix(), *on_core])
+            probes[site] = start_probe(run, folder / site, 1, [*group.prefix(), *on_core])
         for site, process in probes.items():
             finish(process, folder / site / "probe.log")
     return {site: read_profile(folder / site) for site in CPUS}

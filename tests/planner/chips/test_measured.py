@@ -4,7 +4,7 @@ import pytest
 
 from isthmus.planner.chips.find import find_chip
 from isthmus.planner.chips.measured import with_profile
-from isthmus.planner.profile import CollectiveRate, MatmulRate, Profile
+from isthmus.planner.probed.profile import CollectiveRate, MatmulRate, Profile
 
 
 def _matmul(size: int, precision: str, tflops: float) -> MatmulRate:

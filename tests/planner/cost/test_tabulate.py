@@ -8,10 +8,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
+from isthmus.errors import InputError
 from isthmus.planner.chips.find import find_chip
 from isthmus.planner.cost.factors import COMPONENTS, Factors
-from isthmus.planner.cost.ideal import DENSE, HEAD, MOE, Setting, ideal_passes
+from isthmus.planner.cost.ideal import Setting, ideal_passes
 from isthmus.planner.cost.network import Network
+from isthmus.planner.cost.shapes import DENSE, HEAD, MOE
 from isthmus.planner.cost.table import Table
 from isthmus.planner.cost.tabulate import block_kinds, tabulate
 from isthmus.planner.layout import Layout
@@ -158,3 +160,9 @@ def test_a_factor_scales_its_component_alone(name: str, scale: float):
 def test_parts_add_up():
     costs = table(presets["mixtral-8x7b"], Layout(tp=2, dp=4, ep=4))
     assert np.allclose(sum(costs.parts.values()), costs.forward_s + costs.backward_s)
+
+
+def test_a_chip_without_the_rate_is_refused_by_name():
+    with pytest.raises(InputError, match="the fp32 rate of TPU-v4 is not known") as refused:
+        tabulate(GPT_3, find_chip("tpu-v4"), NETWORK, Layout(precision="fp32"), Factors())
+    assert "fp32_tflops" in (refused.value.hint or "")

@@ -91,7 +91,13 @@ def test_flops_with_recompute_are_a_third_more_where_the_notes_say_so():
     [
         ({"model": "Nobody-9000"}, "no dimensions"),
         ({"chip": "h1000"}, "unknown chip 'h1000'"),
-        ({"n_chips": 8}, "is not 8 chips"),
+        ({"n_chips": 8}, "is more than 8 chips"),
+        ({"n_chips": 0, "dp": 0}, "it has no chips"),
+        ({"model": "Mixtral-8x7B", "ep": 8, "tp": 1, "pp": 4, "dp": 4}, "ep 8 is more than the 4 chips"),
+        ({"layers": 10**9, "hidden": 64}, "more than 10000"),
+        ({"chip": "h100x0+a100x0"}, "counts no chips"),
+        ({"chip": "h100x8+TPU-v4x8", "precision": "fp32"}, "rate of TPU-v4 is not known"),
+        ({"n_chips": 512, "pp": 64}, "64 stages are more than the model's 32 layers"),
         ({"chip": "TPU-v4", "precision": "fp32"}, "rate of TPU-v4 is not known"),
     ],
 )
@@ -123,7 +129,8 @@ def test_the_notes_are_read():
     assert accumulated.network.nic.gb_s == pytest.approx(400 / 8 / 8)
     assert case(notes="layer split 12/22").stages == [11, 21]
     assert case(notes="FSDP=64").layout.sharding == 3
-    assert case(notes="async TP").async_tensor and case(notes="FSDP eager").eager
+    assert case(notes="async TP").async_tensor
+    assert case(notes="FSDP eager").eager
 
 
 def test_unlike_chips_take_stages_in_the_order_they_are_named():
@@ -131,6 +138,27 @@ def test_unlike_chips_take_stages_in_the_order_they_are_named():
     assert [chip.name for chip in made.chips] == ["RTX-3090", "Titan-RTX"]
     shared = case(chip="RTX-3090x8+RTX-2080x8", hetero="1", precision="fp16", pp=1, dp=8)
     assert [chip.name for chip in shared.chips] == ["RTX-2080"]
+
+
+@pytest.mark.parametrize(
+    ("said", "found"),
+    [
+        ("RTX-3090-24", "RTX-3090"), ("A100-40", "A100-40GB"), ("H100 96GB", "H100-80GB"),
+        ("A100-80GB/40GB", "A100-80GB"), ("Atlas 800T A2", "Ascend-910B3"), ("GH-96x64", "GH200-96GB"),
+    ],
+)  # fmt: skip
+def test_chips_are_found_in_the_spellings_of_tables(said: str, found: str):
+    assert case(chip=said).chip.name == found
+
+
+def test_a_guessed_chip_is_named():
+    assert "'H100 96GB' is H100-80GB" in case(chip="H100 96GB").assumed
+
+
+@pytest.mark.parametrize("said", ["4xRTX-3090-24 + 12xTitan-RTX-24", "RTX-3090-24x4, Titan-RTX-24x12"])
+def test_kinds_are_counted(said: str):
+    made = case(chip=said, hetero="1", precision="fp16", pp=4, dp=2)
+    assert [chip.name for chip in made.chips] == ["RTX-3090", *["Titan-RTX"] * 3]
 
 
 @given(st.integers(1, 130), st.sampled_from([1, 2, 4, 8, 16]), st.integers(1, 6))
@@ -195,3 +223,47 @@ def test_flops_of_a_token_are_halved_in_attention_where_causality_counts():
     made = case()
     full, causal = token_flops(made.model, 8192), token_flops(made.model, 8192, causal=True)
     assert full - causal == pytest.approx(6 * 32 * 8192 * 4096)
+
+
+def test_chips_that_a_name_counts_are_several_kinds_whatever_the_row_says_of_them():
+    made = case(chip="Titan-RTX-24x8 + RTX-2080x8", hetero="0", precision="fp16")
+    assert [chip.name for chip in made.chips] == ["Titan-RTX", "RTX-2080"]
+    assert [chip.name for chip in case(chip="h100/a100").chips] == ["H100-80GB"] * 2
+
+
+def test_the_slowest_of_a_stages_chips_is_that_of_its_precision():
+    """An RTX 3090 is faster than a Titan RTX in fp32 and slower in 16 bits."""
+    shared = {"chip": "RTX-3090x8+Titan-RTXx8", "pp": 1, "dp": 8}
+    assert case(**shared, precision="fp16").chip.name == "RTX-3090"
+    assert case(**shared, precision="fp32").chip.name == "Titan-RTX"
+
+
+@pytest.mark.parametrize(
+    ("said", "meant"),
+    [("amp_fp16/fp32", "fp16"), ("bf16+fp8", "fp8"), ("TF32", "fp32"), ("nvfp4", "fp4"), ("half", "bf16")],
+)
+def test_products_are_in_the_narrowest_format_that_is_named(said: str, meant: str):
+    assert case(precision=said).layout.precision == meant
+
+
+def test_a_format_that_a_chip_lacks_is_named():
+    assert "a wider format than fp8 on A100-80GB" in case(chip="a100", precision="fp8").assumed
+    assert not any("wider" in each for each in case(precision="fp8").assumed)
+
+
+def test_a_layout_that_is_assumed_leaves_no_chip_without_a_part():
+    made = case(tp=0, pp=0, dp=0, model="Llama3-70B", n_chips=24, chip="a100")
+    assert (made.layout.tp, made.layout.num_chips) == (8, 24)
+    sharded = case(tp=0, pp=0, dp=0, model="Llama3-70B", n_chips=64, source="fms-fsdp")
+    assert (sharded.layout.tp, sharded.layout.pp, sharded.layout.dp) == (1, 1, 64)
+
+
+def test_chunks_need_a_pipeline():
+    assert case(vpp=4, pp=1, dp=8).layout.virtual == 1
+    assert case(vpp=4).layout.virtual == 4
+
+
+def test_strange_notes_change_nothing():
+    for said in ("grad_accum=0", "GBS=0 LBS=0 MPE=0", "layer split //", "GBS=" + "9" * 400, "0 Gb/s RoCE"):
+        assert case(notes=said).layout == case().layout
+        assert case(notes=said).network == case().network

@@ -17,7 +17,8 @@ def test_cells_become_numbers_and_empty_ones_are_not_stated():
     one, other = parse_rows(GOOD)
     assert (one.n_chips, one.tp, one.step_time_s, one.notes, one.line) == (8, 2, 1.5, "one, two", 2)
     assert (other.tp, other.step_time_s, other.notes, other.line) == (0, 0.0, "", 3)
-    assert one.layers == 0 and not one.has_dimensions
+    assert one.layers == 0
+    assert not one.has_dimensions
 
 
 @pytest.mark.parametrize(
@@ -31,6 +32,8 @@ def test_cells_become_numbers_and_empty_ones_are_not_stated():
         (HEADER + "a,s,m,a100,8,2,-1,\n", "rows:2", "'step_time_s' is -1, not a number of 0 or more"),
         (HEADER + "a,s,m,a100,8,2,nan,\n", "rows:2", "'step_time_s' is nan"),
         (HEADER + "a,s,,a100,8,2,1.5,\n", "rows:2", "'model' is empty"),
+        (HEADER + f"{'a' * 200_000},s,m,a100,8,2,1.5,\n", "rows:2", "not a CSV"),
+        ("id,source,model,chip,n_chips,tp,tp\n", "rows:1", "has tp twice"),
         (GOOD + "a,s,m,a100,8,2,1.5,\n", "rows:4", "id 'a' is also on line 2"),
     ],
 )
@@ -52,7 +55,9 @@ def test_a_file_that_is_not_there_or_is_no_text(tmp_path: Path):
 
 @given(st.text(alphabet="ab,\n\"' 1.-", max_size=60))
 def test_any_text_is_read_or_refused(text: str):
+    refused: InputError | None = None
     try:
         parse_rows(HEADER + text)
-    except InputError as refused:
-        assert refused.where
+    except InputError as error:
+        refused = error
+    assert refused is None or (refused.where and refused.hint)

@@ -80,6 +80,9 @@ class Observation(msgspec.Struct, frozen=True, kw_only=True):
     source: str
     query: Query
     step_s: float
+    model: str = ""
+    tokens: float = 0.0
+    """Of one chip in the step."""
 
 
 class Design(msgspec.Struct, frozen=True, kw_only=True):

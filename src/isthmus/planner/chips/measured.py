@@ -5,7 +5,7 @@ from typing import Any
 import msgspec
 
 from isthmus.planner.chips.chip import ChipModel, Origin
-from isthmus.planner.profile import CollectiveRate, Profile
+from isthmus.planner.probed.profile import CollectiveRate, Profile
 
 _PEAKS = {
     "fp32": "fp32_tflops", "bf16": "bf16_tflops", "fp16": "bf16_tflops", "fp8": "fp8_tflops",

@@ -4,6 +4,8 @@ for backward, and what it takes beside the model."""
 import msgspec
 
 GIB = 2**30
+MOMENTS = {"adamw": 2, "sgd": 0}
+"""fp32 numbers that an optimizer of isthmus keeps for each parameter, beside the parameter itself."""
 
 
 class Convention(msgspec.Struct, frozen=True, kw_only=True):

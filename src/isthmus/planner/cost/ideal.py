@@ -10,10 +10,10 @@ from typing import NamedTuple
 
 import numpy as np
 
+from isthmus.errors import InputError
 from isthmus.planner.chips.chip import ChipModel
-from isthmus.planner.cost.factors import COMPONENTS
 from isthmus.planner.cost.network import Network, all_gather_s, all_to_all_s
-from isthmus.planner.cost.shapes import DENSE, EMBEDDING, HEAD, MOE
+from isthmus.planner.cost.shapes import DENSE, MOE
 from isthmus.planner.cost.table import Floats
 from isthmus.planner.layout import Layout
 from isthmus.spec.model import ModelSpec
@@ -78,8 +78,8 @@ class Setting:
         wide = "fp32" if layout.precision == "fp32" else "bf16"
         return cls(
             tokens=tokens,
-            flop_s=1e-12 / chip.peak_tflops(layout.precision),
-            wide_flop_s=1e-12 / chip.peak_tflops(wide),
+            flop_s=1e-12 / _rate(chip, layout.precision),
+            wide_flop_s=1e-12 / _rate(chip, wide),
             byte_s=1e-9 / chip.memory_gb_s,
             width={"fp32": 4, "fp8": 1, "fp4": 0.5}.get(layout.precision, 2),
             wide=element_bytes(layout),
@@ -88,6 +88,18 @@ class Setting:
             layout=layout,
             fused=fused,
         )
+
+
+def _rate(chip: ChipModel, precision: str) -> float:
+    """10^12 FLOP/s."""
+    rate = chip.peak_tflops(precision)
+    if not rate:
+        raise InputError(
+            f"the {precision} rate of {chip.name} is not known",
+            where=f"chips.{chip.name}",
+            hint=f"train in another precision, or give {precision}_tflops under `chips` in fleet.yaml",
+        )
+    return rate
 
 
 def element_bytes(layout: Layout) -> int:
@@ -111,7 +123,7 @@ def _attention(model: ModelSpec, setting: Setting) -> Pass:
     out = _product(setting, tokens, q_width / tp, hidden)
     core = setting.core * 4 * tokens * seq_len * q_width / tp * (0.9 + 12.8 / model.head_dim)
     shared = tokens / tp
-    traffic = shared * (10 * hidden + 4 * (q_width + kv_width))
+    traffic = shared * (5 * hidden + 2 * (q_width + kv_width))
     scores = 0.0
     if setting.fused:
         core /= 2
@@ -121,7 +133,7 @@ def _attention(model: ModelSpec, setting: Setting) -> Pass:
         matmul=qkv[0] + out[0],
         operands=qkv[1] + out[1],
         attention=core * setting.wide_flop_s,
-        elementwise=traffic * setting.wide / 2 * setting.byte_s,
+        elementwise=traffic * setting.wide * setting.byte_s,
         scores=scores,
         cast=4 * shared * (hidden + q_width) * setting.byte_s if setting.narrow else 0.0,
         launch=KERNELS / 2 * LAUNCH_S,
@@ -162,9 +174,9 @@ def _experts(model: ModelSpec, setting: Setting, network: Network) -> Pass:
     return Pass(
         matmul=per_chip * (up[0] + down[0]) + router[0],
         operands=per_chip * (up[1] + down[1]) + router[1],
-        elementwise=copies * 6 * model.expert_width * setting.byte_s,
+        elementwise=copies * 3 * model.expert_width * setting.wide * setting.byte_s,
         cast=4 * copies * (hidden + model.expert_width) * setting.byte_s if setting.narrow else 0.0,
-        route=10 * copies * hidden * setting.byte_s,
+        route=5 * copies * hidden * setting.wide * setting.byte_s,
         launch=KERNELS * LAUNCH_S,
         expert=2 * _exchange_s(model, layout, network, tokens / layout.tp),
     )
@@ -193,7 +205,7 @@ def _head(model: ModelSpec, setting: Setting) -> Pass:
     return Pass(
         matmul=2 * tokens * hidden * columns * setting.wide_flop_s,
         operands=operands * setting.byte_s,
-        elementwise=tokens / tp * 4 * hidden * setting.byte_s,
+        elementwise=tokens / tp * 2 * hidden * setting.wide * setting.byte_s,
         loss=tokens * columns * 8 * setting.byte_s,
         launch=KERNELS / 2 * LAUNCH_S,
         tensor=setting.gather_s,
@@ -203,7 +215,7 @@ def _head(model: ModelSpec, setting: Setting) -> Pass:
 def _embedding(model: ModelSpec, setting: Setting) -> Pass:
     tp, tokens, hidden = setting.layout.tp, setting.tokens, model.hidden_size
     return Pass(
-        elementwise=tokens / tp * 8 * hidden * setting.byte_s,
+        elementwise=tokens / tp * 4 * hidden * setting.wide * setting.byte_s,
         launch=KERNELS / 4 * LAUNCH_S,
         tensor=setting.gather_s if tp > 1 else 0.0,
     )
@@ -228,19 +240,25 @@ SELECTIVE_CORE = np.array([0.0, 0.0, 1.0, 0.0, 1.0, 0.0, 0.0, 0.0, 0.2, 0.0, 0.0
 def ideal_passes(model: ModelSpec, network: Network, setting: Setting) -> Floats:
     """[kind, pass, component]: ideal seconds of a micro-batch; kinds EMBEDDING, DENSE, MOE, HEAD; passes
     forward, backward, and what is computed again under the layout's recompute. A layer is dense or MoE."""
-    layout, fused = setting.layout, setting.fused
-    attention = np.array(_attention(model, setting))
-    attention[COMPONENTS.index("context")] = _key_value_s(model, layout, network)
-    kinds = np.zeros((4, len(Pass._fields)))
-    kinds[EMBEDDING] = _embedding(model, setting)
-    kinds[DENSE] = attention + _feed_forward(model, setting, model.ffn_size)
+    layout = setting.layout
+    attention = _attention(model, setting)._replace(context=_key_value_s(model, layout, network))
+    dense = _feed_forward(model, setting, model.ffn_size)
+    shared, experts = Pass(), Pass()
     if model.num_experts:
-        kinds[MOE] = attention + _feed_forward(model, setting, model.shared_ffn_size)
-        kinds[MOE] += _experts(model, setting, network)
-    kinds[HEAD] = _head(model, setting)
+        shared = _feed_forward(model, setting, model.shared_ffn_size)
+        experts = _experts(model, setting, network)
+    nothing = Pass()
+    parts = np.array(
+        [
+            [_embedding(model, setting), attention, attention, _head(model, setting)],
+            [nothing, dense, shared, nothing],
+            [nothing, nothing, experts, nothing],
+        ]
+    )
+    kinds = parts.sum(axis=0)
     again = np.zeros_like(kinds)
-    if layout.recompute == "full":
-        again[DENSE : MOE + 1] = kinds[DENSE : MOE + 1]
-    elif layout.recompute == "selective":
-        again[DENSE : MOE + 1] = kinds[DENSE : MOE + 1] * (SELECTIVE if fused else SELECTIVE_CORE)
+    if layout.recompute != "none":
+        selective = SELECTIVE if setting.fused else SELECTIVE_CORE
+        layers = slice(DENSE, MOE + 1)
+        again[layers] = kinds[layers] * (1.0 if layout.recompute == "full" else selective)
     return np.stack([kinds, kinds * BACKWARD, again], axis=1)

@@ -67,10 +67,6 @@ class BlockBytes:
     dense_params: Floats
     """Of one chip."""
     expert_params: Floats
-    sync_bytes: Floats
-    """Gradients that all replicas sum up."""
-    expert_sync_bytes: Floats
-    """Those that the replicas of the same experts sum up."""
     fixed: float
     """Context, communication, the largest working set of a layer."""
     again: float
@@ -88,14 +84,14 @@ def block_bytes(shapes: Shapes, layout: Layout, convention: Convention = MEGATRO
     working = again if recompute else max(kept[kind].working for kind in layers)
     gathered = max(gathered_bytes(params[kind], layout, convention) for kind in layers)
     dense, experts = np.array(params).T
+    activations = np.array([each.activations for each in kept])
+    activations[HEAD] += gathered_bytes(params[HEAD], layout, convention)  # there while the loss is
     return BlockBytes(
         state=np.array([state_bytes(each, layout, convention).total for each in params]),
-        activations=np.array([each.activations for each in kept]) * waste,
+        activations=activations * waste,
         checkpoint=np.array([each.checkpoint for each in kept]) * waste,
         dense_params=dense,
         expert_params=experts,
-        sync_bytes=dense * convention.grad_bytes,
-        expert_sync_bytes=experts * convention.grad_bytes,
         fixed=fixed_bytes(layout, convention) + (working + gathered) * waste,
         again=(again - working) * waste,
     )

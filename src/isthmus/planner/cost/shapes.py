@@ -6,7 +6,7 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
-from isthmus.planner.known_model import KnownModel, LatentAttention
+from isthmus.planner.models.known import KnownModel, LatentAttention
 from isthmus.spec.model import ModelSpec
 
 EMBEDDING, DENSE, MOE, HEAD = range(4)

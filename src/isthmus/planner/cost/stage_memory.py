@@ -16,7 +16,7 @@ from isthmus.planner.cost.memory import (
     state_bytes,
 )
 from isthmus.planner.cost.shapes import EMBEDDING, HEAD, Shapes
-from isthmus.planner.layout import Layout
+from isthmus.planner.layout import Layout, in_flight
 
 NINE_OF_TEN = 1.2816
 """Quantile of the normal distribution."""
@@ -69,13 +69,14 @@ def pipeline_memory(
         [kept_bytes(shapes, layout, convention, kind) for kind in range(4)],
         [gathered_bytes(each, layout, convention) for each in params],
     )
+    schedule = "interleaved" if layout.virtual > 1 else "1f1b"
+    flying = in_flight(schedule, layout.pp, layout.virtual, layout.micro_batches).tolist()
     stages = []
     for stage, (first, end) in enumerate(bounds):
         kinds = shapes.kinds[first + 1 : end + 1].tolist()
         again = recompute_layers[stage] if recompute_layers else 0
-        flying = in_flight(layout, stage)
         ends = (stage == 0, stage == len(bounds) - 1)
-        stages.append(_stage(blocks, kinds, ends, (flying, again), layout, convention))
+        stages.append(_stage(blocks, kinds, ends, (flying[stage], again), layout, convention))
     return stages
 
 
@@ -119,16 +120,6 @@ def _stage(
 def upper_bytes(stage: StageMemory, convention: Convention) -> float:
     """What nine of ten such runs stay below, by the convention's spread."""
     return stage.total * math.exp(NINE_OF_TEN * convention.spread)
-
-
-def in_flight(layout: Layout, stage: int) -> float:
-    """Micro-batches whose activations a stage holds at its peak: min(m, p - s) in 1F1B; interleaved chunks
-    add up to (2 (p - 1 - s) + (v - 1) p + 1) / v, on the first stage 1 + (p - 1) / (p v) times the whole
-    model's (arXiv 2205.05198, sec. 4.2.3)."""
-    after = layout.pp - 1 - stage
-    if layout.virtual > 1 and layout.pp > 1:
-        return min(layout.micro_batches, (2 * after + (layout.virtual - 1) * layout.pp + 1) / layout.virtual)
-    return min(layout.micro_batches, after + 1)
 
 
 def even_bounds(num_layers: int, num_stages: int) -> list[tuple[int, int]]:

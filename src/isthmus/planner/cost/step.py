@@ -180,9 +180,3 @@ def hidden_over(layout: Layout) -> int:
     """The window that exchange runs beside is compute / this: a whole step where each micro-batch gathers
     weights (ZeRO 3), its last micro-batch otherwise."""
     return 1 if layout.sharding == 3 else layout.micro_batches
-
-
-def pipeline_s(micro_batch_s: Sequence[float], layout: Layout, bubble: float = 1.0) -> float:
-    """Seconds of m micro-batches through stages of these seconds each."""
-    slowest = max(micro_batch_s)
-    return layout.micro_batches * slowest + bubble * (sum(micro_batch_s) - slowest) / layout.virtual

@@ -35,6 +35,8 @@ class Table:
     """Parameters of one chip."""
     fixed_bytes: float
     """Context, workspaces, what the allocator cannot use."""
+    again_bytes: float
+    """Besides, on a stage that recomputes any layer whole."""
     send_s: float
     """Activations of a micro-batch to the next stage, one way, over the network between stages."""
     parts: dict[str, Floats] = field(default_factory=dict)

@@ -50,22 +50,32 @@ def spread(
     """Seconds of the four kinds, and their bytes under the layout, for each block."""
     shapes = shapes_of(model)
     kinds = shapes.kinds
-    seconds = seconds_KPC.sum(axis=2)
+    forward, backward, again = seconds_KPC.sum(axis=2).T.take(kinds, axis=1)
+    parts = (seconds_KPC[:, 0] + seconds_KPC[:, 1]).T.take(kinds, axis=1)
     memory = block_bytes(shapes, layout, convention)
-    forward_backward = seconds_KPC[:, 0] + seconds_KPC[:, 1]
+    dense, experts, state, activations, checkpoint = np.array(
+        [
+            memory.dense_params,
+            memory.expert_params,
+            memory.state,
+            memory.activations,
+            memory.checkpoint,
+        ]
+    ).take(kinds, axis=1)
     return Table(
-        forward_s=seconds[kinds, 0],
-        backward_s=seconds[kinds, 1],
-        recompute_s=seconds[kinds, 2],
-        state_bytes=memory.state[kinds],
-        activation_bytes=memory.activations[kinds],
-        checkpoint_bytes=memory.checkpoint[kinds],
-        sync_bytes=memory.dense_params[kinds] * GRAD_BYTES,
-        expert_sync_bytes=memory.expert_params[kinds] * GRAD_BYTES,
-        params=(memory.dense_params + memory.expert_params)[kinds],
+        forward_s=forward,
+        backward_s=backward,
+        recompute_s=again,
+        state_bytes=state,
+        activation_bytes=activations,
+        checkpoint_bytes=checkpoint,
+        sync_bytes=dense * GRAD_BYTES,
+        expert_sync_bytes=experts * GRAD_BYTES,
+        params=dense + experts,
         fixed_bytes=memory.fixed,
+        again_bytes=memory.again,
         send_s=send_s,
-        parts={name: forward_backward[kinds, index] for index, name in enumerate(COMPONENTS)},
+        parts=dict(zip(COMPONENTS, parts, strict=True)),
     )
 
 

@@ -7,48 +7,14 @@ from collections.abc import Mapping, Sequence
 import msgspec
 
 from isthmus.errors import InputError
+from isthmus.planner.cost.convention import MOMENTS
+from isthmus.planner.failures.assumptions import Assumptions, check_assumptions
 from isthmus.planner.failures.job import Job, LineFaults, Mode, SiteJob, check_job
+from isthmus.planner.make import require_made_for, require_sites
 from isthmus.planner.plan import Plan, SitePlan
 from isthmus.spec.fleet import FleetSpec, NodeSpec
-from isthmus.spec.ranges import AtLeast1, NonNegative
 from isthmus.spec.run import RunSpec
-from isthmus.units import Bandwidth, Bytes, Seconds
-
-LLAMA_3_NODES, LLAMA_3_DAYS, LLAMA_3_FAILURES = 2048, 54, 419
-"""The Llama 3 Herd of Models (arXiv 2407.21783), section 3.3.4: unexpected interruptions on 16,384 H100."""
-NODE_MTBF_S = LLAMA_3_NODES * LLAMA_3_DAYS * 86_400 / LLAMA_3_FAILURES
-"""264 days."""
-STATE_BYTES = {"adamw": 12, "sgd": 4}
-"""Of a parameter in a checkpoint: fp32, with Adam's two moments."""
-
-
-class Assumptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What no file says. Where no source is named, a guess that can be replaced by a measurement."""
-
-    mtbf: Seconds = Seconds(NODE_MTBF_S)
-    """Of a node whose `mtbf` the fleet does not give. Llama 3: 419 failures in 54 days on 2,048 nodes."""
-    detect: Seconds = Seconds(30.0)
-    """From a failure until the ranks are stopped. A dead process is seen at once, a hung one at a timeout."""
-    restart: Seconds = Seconds(120.0)
-    """New processes and process groups, up to the first step; reading the checkpoint is extra."""
-    repair: Seconds = Seconds(86_400.0)
-    """From a node's failure until it is there as a spare."""
-    write: Bandwidth = Bandwidth(8e9)
-    """At which a node writes and reads its part of a checkpoint: 1 GB/s."""
-    copy: Bandwidth = Bandwidth(80e9)
-    """At which a node copies its part aside while training stands: 10 GB/s."""
-    slow_per_day: NonNegative = 0.0
-    """Slow times of each site's line."""
-    slow: Seconds = Seconds(1800.0)
-    """Their mean length."""
-    slow_factor: NonNegative = 10.0
-    """How many times longer a transfer then takes."""
-    server_mtbf: Seconds = Seconds(NODE_MTBF_S)
-    """Of the parameter server's machine; 0: it does not fail."""
-    takeover: Seconds = Seconds(60.0)
-    """From its failure until it, or the standby, serves again."""
-    replica: AtLeast1 = 1
-    """Nodes of one replica, where the plan has no layout: they stop together where sites may shrink."""
+from isthmus.units import Bytes
 
 
 def derive_job(
@@ -66,15 +32,18 @@ def derive_job(
         step_s: seconds of an inner step by site, needed where the plan expects none.
         spares: idle nodes by site, besides those that the plan leaves unused.
 
-    Raises InputError without a step time, and for a plan of sites that the fleet does not have.
+    Raises InputError without a step time, for a plan of sites that the fleet does not have or of another run,
+    and for assumptions that cannot be.
     """
     assume, step_s, spares = assume or Assumptions(), step_s or {}, spares or {}
-    _refuse_strangers(plan, fleet, [*step_s, *spares])
-    mode = _mode(plan)
+    check_assumptions(assume)
+    require_made_for(plan, run)
+    require_sites(plan, fleet)
+    _refuse_strangers(plan, [*step_s, *spares])
+    mode, state_bytes = _mode(plan), checkpoint_bytes(plan, run)
     sites = []
     for site in plan.sites:
         nodes, unused = _nodes(site, fleet)
-        state_bytes = plan.num_params * STATE_BYTES[run.train.optimizer]
         replica = _replica_nodes(site, nodes, assume)
         part_s = state_bytes / replica / assume.write.bytes_per_s
         sites.append(
@@ -110,26 +79,16 @@ def derive_job(
 
 
 def checkpoint_bytes(plan: Plan, run: RunSpec) -> Bytes:
-    """Of the whole model and its optimizer."""
-    return Bytes(plan.num_params * STATE_BYTES[run.train.optimizer])
+    """Of the whole model and its optimizer's moments, all in fp32."""
+    return Bytes(4 * plan.num_params * (1 + MOMENTS[run.train.optimizer]))
 
 
-def _refuse_strangers(plan: Plan, fleet: FleetSpec, named: Sequence[str]) -> None:
+def _refuse_strangers(plan: Plan, named: Sequence[str]) -> None:
     planned = [site.name for site in plan.sites]
-    for name in dict.fromkeys(place for site in plan.sites for place in _places(site)):
-        if name not in fleet.sites:
-            hint = f"the fleet has {', '.join(fleet.sites)}; give the fleet that the plan was made for"
-            raise InputError(f"the plan's site '{name}' is not in the fleet", where="plan", hint=hint)
     for name in named:
         if name not in planned:
             hint = f"the plan has {', '.join(planned)}"
             raise InputError(f"there is no site '{name}'", where=name, hint=hint)
-
-
-def _places(site: SitePlan) -> list[str]:
-    """The fleet's sites that it stands for: itself, and where else its pipelines have stages."""
-    stages = (stage.site for line in site.pipelines for stage in line.stages)
-    return list(dict.fromkeys([site.name, *stages]))
 
 
 def _mode(plan: Plan) -> Mode:
@@ -142,7 +101,7 @@ def _nodes(site: SitePlan, fleet: FleetSpec) -> tuple[list[NodeSpec], int]:
     """Nodes that the plan's ranks fill, and how many it leaves unused: those are spares. A pipeline over
     sites stops as one, so that all its nodes count alike."""
     left, used, unused = Counter(site.chips), [], 0
-    for node in (node for place in _places(site) for node in fleet.sites[place].nodes):
+    for node in (node for place in site.places for node in fleet.sites[place].nodes):
         wanted = max((math.ceil(left[chip] / count) for chip, count in node.chips.items()), default=0)
         taken = min(node.count, wanted)
         left -= Counter({chip: taken * count for chip, count in node.chips.items()})
@@ -158,8 +117,6 @@ def _nodes(site: SitePlan, fleet: FleetSpec) -> tuple[list[NodeSpec], int]:
 def _mtbf_s(nodes: Sequence[NodeSpec], assume: Assumptions) -> float:
     """Harmonic mean: failure rates add up."""
     means = [(node.count, node.mtbf or assume.mtbf) for node in nodes]
-    if not all(mean for _, mean in means):
-        raise InputError("a mean time between failures of 0", where="mtbf", hint="give it above 0")
     return sum(count for count, _ in means) / sum(count / mean for count, mean in means)
 
 
@@ -167,7 +124,7 @@ def _replica_nodes(site: SitePlan, nodes: Sequence[NodeSpec], assume: Assumption
     if not site.pipelines:
         return assume.replica
     per_node = max(sum(node.chips.values()) for node in nodes)
-    return max(math.ceil(line.layout.chips_per_replica / per_node) for line in site.pipelines)
+    return max(math.ceil(line.chips_per_replica / per_node) for line in site.pipelines)
 
 
 def _step_s(plan: Plan, site: SitePlan, step_s: Mapping[str, float]) -> float:

@@ -45,7 +45,7 @@ class SiteJob(msgspec.Struct, frozen=True, kw_only=True):
     restart_s: float = 0.0
     """New processes, process groups, first step."""
     read_s: float = 0.0
-    """Reading the checkpoint; in the modes elastic and strict for its moments only."""
+    """Reading the checkpoint, whole also where only its moments are needed (elastic, strict)."""
     repair_s: float = 86_400.0
     """From a node's failure until it is there as a spare."""
     checkpoint_pause_s: float = 0.0

@@ -58,10 +58,12 @@ def replay(job: Job, days: float, seed: int = 0) -> Outcome:
     """Replays `days` of the job. The same job, days and seed give the same outcome.
 
     Failures: a Poisson process per site (`draws`). Every second of every site goes to one cause, counted in
-    whole microseconds. Raises InputError for a job that cannot be, days <= 0, and more failures than
-    `MAX_FAILURES`.
+    whole microseconds. Raises InputError for a job that cannot be, a seed below 0, days <= 0, and more
+    failures than `MAX_FAILURES`.
     """
     check_job(job)
+    if seed < 0:
+        raise InputError(f"a seed of {seed}", where="seed", hint="0 or more")
     if not 0 < days < 1e5:
         raise InputError(f"{days:g} days", where="days", hint="more than 0, at most 100,000")
     expected = days * DAY_S / job.mtbf_s

@@ -47,7 +47,8 @@ class Advice(msgspec.Struct, frozen=True, kw_only=True):
     """None where it is not the checkpoint that decides what a failure costs (elastic, strict), where there
     is no pause to weigh it against, and where nothing fails."""
     checkpoint_best_s: float | None
-    """The best of a sweep around Daly's."""
+    """The best of a sweep around Daly's; None also where no node failed in any replay: then the rarest would
+    seem best."""
     goodput_formula: float | None
     """Daly's expectation at the interval in use, with spares without end."""
     spares: int
@@ -83,7 +84,8 @@ def advise(job: Job, horizon: Horizon) -> Advice:
     recovery_s = max(site.recovery_s for site in job.sites)
     is_weighed = job.mode == "none" and pause_s > 0
     daly_s = daly_interval_s(pause_s, job.mtbf_s) if is_weighed else None
-    around = sweep(job, "checkpoint", horizon, _around(job, daly_s)) if daly_s else []
+    is_tried = any(outcome.failures for outcome in repeat(job, horizon))
+    around = sweep(job, "checkpoint", horizon, _around(job, daly_s)) if daly_s and is_tried else []
     formula = None
     if job.mode == "none" and job.interval_s:
         formula = expected_goodput(job.interval_s, pause_s, recovery_s, job.mtbf_s)

@@ -1,8 +1,12 @@
 """Which pipeline of a plan is written, and what no other trainer can express."""
 
+from itertools import accumulate, groupby
+
 from isthmus.errors import InputError
 from isthmus.planner.formats.foreign import Bounds
+from isthmus.planner.layout import Layout
 from isthmus.planner.plan import PipelinePlan, Plan, SitePlan
+from isthmus.spec.run import RunSpec
 
 
 def pick_pipeline(plan: Plan, site: str | None) -> PipelinePlan:
@@ -20,6 +24,13 @@ def pick_pipeline(plan: Plan, site: str | None) -> PipelinePlan:
     if not chosen.pipelines:
         return _plain(chosen, plan)
     pipeline = chosen.pipelines[0]
+    if len(degrees := {stage.tp for stage in pipeline.stages}) > 1:
+        told = " and ".join(map(str, sorted(degrees)))
+        raise InputError(
+            f"its stages have tensor parallel degrees {told}; other trainers have one for all",
+            where=f"site {chosen.name}",
+            hint=f"plan again with --set parallel.tp={max(degrees)}",
+        )
     if pipeline.layout.num_chips != chosen.num_ranks:
         raise InputError(
             f"the pipelines use {pipeline.layout.num_chips} of its {chosen.num_ranks} ranks",
@@ -45,6 +56,38 @@ def _plain(site: SitePlan, plan: Plan) -> PipelinePlan:
         where=f"site {site.name}",
         hint="plan with chips of known speed, by `isthmus plan`",
     )
+
+
+def require_sequences(layout: Layout, parts: int, where: str) -> None:
+    """Raises InputError where a sequence is not divisible into so many parts."""
+    if layout.seq_len % parts:
+        raise InputError(
+            f"sequences of {layout.seq_len} are not divisible by {parts} (tp {layout.tp}, cp {layout.cp})",
+            where=where,
+            hint=f"set data.seq_len to a multiple of {parts}, or other degrees",
+        )
+
+
+def placed(pipeline: PipelinePlan) -> list[str]:
+    """Where the ranks are, if not all on like chips at one site: these trainers number them stage by stage,
+    all replicas of a stage together."""
+    size = pipeline.layout.tp * pipeline.layout.cp * pipeline.layout.dp
+    runs = [(place, len(list(run))) for place, run in groupby(pipeline.stages, lambda s: (s.chip, s.site))]
+    ends = list(accumulate(size * stages for _, stages in runs))
+    told = [
+        f"ranks {end - size * stages} to {end - 1}: {chip} at {site}"
+        for ((chip, site), stages), end in zip(runs, ends, strict=True)
+    ]
+    return told if len(told) > 1 else []
+
+
+def batch_loss(layout: Layout, run: RunSpec) -> list[str]:
+    """Replicas of the plan may take unequal shares of the batch; those of other trainers cannot."""
+    batch = layout.dp * layout.replica_batch
+    if batch == run.train.batch_size:
+        return []
+    each = f"{layout.dp} replicas of {layout.micro_batches} micro-batches of {layout.micro_batch}"
+    return [f"train.batch_size: {run.train.batch_size} (written as {batch}, {each})"]
 
 
 def stage_bounds(pipeline: PipelinePlan) -> Bounds:

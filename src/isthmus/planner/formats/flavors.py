@@ -4,8 +4,8 @@ Read in pytorch/torchtitan at v0.2.2, torchtitan/models/*/__init__.py.
 """
 
 from isthmus.errors import InputError
-from isthmus.planner.known_model import KnownModel
-from isthmus.planner.models import find_model
+from isthmus.planner.models.catalogue import find_model
+from isthmus.planner.models.known import KnownModel
 from isthmus.spec.model import ModelSpec
 
 _FLAVORS = {

@@ -3,8 +3,8 @@
 import msgspec
 
 from isthmus.errors import InputError
-from isthmus.planner.known_model import KnownModel
 from isthmus.planner.layout import Layout
+from isthmus.planner.models.known import KnownModel
 from isthmus.spec.model import ModelSpec
 
 Bounds = list[list[tuple[int, int]]]

@@ -3,16 +3,21 @@
 import shlex
 
 from isthmus.errors import InputError
-from isthmus.planner.formats.export import recompute_loss, recompute_needs, stage_bounds
+from isthmus.planner.formats.export import (
+    batch_loss,
+    placed,
+    recompute_loss,
+    recompute_needs,
+    require_sequences,
+    stage_bounds,
+)
 from isthmus.planner.formats.foreign import Bounds, chunk_sizes
+from isthmus.planner.formats.megatron_training import Option, step_options, training_losses
 from isthmus.planner.formats.notation import FREQ, LAYOUT, write_freq, write_layout
 from isthmus.planner.layout import Layout
 from isthmus.planner.plan import PipelinePlan
 from isthmus.spec.model import ModelSpec
 from isthmus.spec.run import RunSpec
-
-Option = tuple[str, ...]
-"""('--num-layers', '24'), or a flag alone."""
 
 SHARDING = {0: "no_shard", 1: "optim", 2: "optim_grads", 3: "optim_grads_params"}
 """Megatron-FSDP's names of the ZeRO stages."""
@@ -25,22 +30,39 @@ def write_megatron(pipeline: PipelinePlan, run: RunSpec) -> str:
     what Megatron-LM cannot express.
     """
     model, layout, bounds = run.model, pipeline.layout, stage_bounds(pipeline)
-    _refuse(model)
+    _refuse(model, layout)
     groups = {
         "model": model_options(model),
         "parallel": parallel_options(layout, model, bounds),
-        "step": _step_options(layout, run),
+        "step": step_options(layout, run),
         "memory": recompute_options(pipeline, bounds),
     }
+    lost = [*batch_loss(layout, run), *losses(pipeline, model, bounds), *training_losses(run)]
     lines = [f"# {layout.num_chips} ranks: tp {layout.tp}, cp {layout.cp}, pp {layout.pp}, dp {layout.dp}"]
-    lines += [f"# not in these arguments: {loss}" for loss in losses(pipeline, model, bounds)]
+    lines += [f"# {place}" for place in (*placed(pipeline), *_environment(layout))]
+    lines += [f"# not in these arguments: {each}" for each in lost]
     lines.append("megatron_args=(")
     for name, options in groups.items():
         lines += [f"  # {name}", *(f"  {' '.join(map(shlex.quote, option))}" for option in options)]
     return "\n".join([*lines, ")", ""])
 
 
-def _refuse(model: ModelSpec) -> None:
+def _environment(layout: Layout) -> list[str]:
+    """What Megatron-LM insists on, of chips before Blackwell."""
+    if layout.sharding > 1:
+        return ["start without CUDA_DEVICE_MAX_CONNECTIONS=1, which Megatron-FSDP refuses"]
+    return ["start with CUDA_DEVICE_MAX_CONNECTIONS=1"] if layout.tp > 1 or layout.cp > 1 else []
+
+
+def _refuse(model: ModelSpec, layout: Layout) -> None:
+    require_sequences(layout, layout.tp * layout.cp * (2 if layout.cp > 1 else 1), "Megatron-LM")
+    if layout.virtual > 1 and layout.micro_batches % layout.pp:
+        raise InputError(
+            f"{layout.micro_batches} micro-batches are no whole rounds of {layout.pp} stages, as Megatron-LM "
+            "needs for virtual stages",
+            where="plan",
+            hint="set another train.batch_size, or parallel.virtual: 1",
+        )
     if model.router_bias and model.router_score != "sigmoid":
         raise InputError(
             "a router bias needs sigmoid scores in Megatron-LM",
@@ -136,30 +158,6 @@ def _split_options(layout: Layout, bounds: Bounds) -> list[Option]:
     if len(set(sizes)) > 1:
         return [(LAYOUT, write_layout(sizes))]
     return [("--num-layers-per-virtual-pipeline-stage", str(sizes[0]))] if layout.virtual > 1 else []
-
-
-def _step_options(layout: Layout, run: RunSpec) -> list[Option]:
-    train = run.train
-    options: list[Option] = [
-        ("--micro-batch-size", str(layout.micro_batch)),
-        ("--global-batch-size", str(layout.micro_batch * layout.micro_batches * layout.dp)),
-        ("--seq-length", str(layout.seq_len)),
-        ("--train-iters", str(max(1, train.tokens // layout.step_tokens))),
-        ("--lr", f"{train.lr:g}"),
-        ("--min-lr", f"{train.lr * train.min_lr_ratio:g}"),
-        ("--adam-beta1", f"{train.betas[0]:g}"),
-        ("--adam-beta2", f"{train.betas[1]:g}"),
-        ("--weight-decay", f"{train.weight_decay:g}"),
-        ("--clip-grad", f"{train.grad_clip:g}"),
-    ]
-    formats: dict[str, list[Option]] = {
-        "fp32": [],
-        "fp16": [("--fp16",)],
-        "bf16": [("--bf16",)],
-        "fp8": [("--bf16",), ("--fp8-format", "hybrid")],
-        "fp4": [("--bf16",), ("--fp4-format", "e2m1")],
-    }
-    return options + formats[layout.precision]
 
 
 def recompute_options(pipeline: PipelinePlan, bounds: Bounds) -> list[Option]:

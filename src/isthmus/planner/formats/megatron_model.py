@@ -3,10 +3,10 @@
 from msgspec.structs import replace
 
 from isthmus.errors import InputError
-from isthmus.planner.catalogue import build_catalogue
 from isthmus.planner.formats.arguments import Arguments
 from isthmus.planner.formats.notation import FREQ, read_freq
-from isthmus.planner.known_model import KnownModel, LatentAttention
+from isthmus.planner.models.catalogue import known_models
+from isthmus.planner.models.known import KnownModel, LatentAttention
 from isthmus.spec.model import ModelSpec, RopeScaling
 
 IGNORED = {
@@ -136,7 +136,7 @@ def _vocab_size(args: Arguments, model: ModelSpec) -> tuple[int, list[str]]:
             return args.number(name), []
     if args.text("--tokenizer-type", "") == "GPT2BPETokenizer" or args.has("--merge-file"):
         return 50_257, []
-    sizes = [known.model.vocab_size for known in build_catalogue() if _dims(known.model) == _dims(model)]
+    sizes = [known.model.vocab_size for known in known_models() if _dims(known.model) == _dims(model)]
     others = sorted(set(sizes[1:]) - set(sizes[:1]))
     taken = f"taken as {sizes[0]:,}, of a published model of these shapes" if sizes else "taken as 32,000"
     if others:

@@ -2,16 +2,25 @@
 that reads TOML: its main branch configures by Python since February 2026."""
 
 from isthmus.errors import InputError
-from isthmus.planner.formats.export import recompute_loss, recompute_needs, stage_bounds
+from isthmus.planner.formats.export import (
+    batch_loss,
+    placed,
+    recompute_loss,
+    recompute_needs,
+    require_sequences,
+    stage_bounds,
+)
 from isthmus.planner.formats.flavors import flavor_of
 from isthmus.planner.formats.foreign import Bounds
 from isthmus.planner.layout import Layout
 from isthmus.planner.plan import PipelinePlan
 from isthmus.spec.model import ModelSpec
-from isthmus.spec.run import RunSpec
+from isthmus.spec.run import RunSpec, TrainSpec
 
 Value = str | int | float | bool | list[str] | list[list[str]]
 FLOAT8 = "quantize.linear.float8"
+NO_CLIP = 1e9
+"""A norm of 0 would make every gradient 0."""
 
 
 def write_torchtitan(pipeline: PipelinePlan, run: RunSpec) -> str:
@@ -20,32 +29,63 @@ def write_torchtitan(pipeline: PipelinePlan, run: RunSpec) -> str:
     Comments say what is lost. Raises InputError for what torchtitan cannot express.
     """
     layout, bounds = pipeline.layout, stage_bounds(pipeline)
-    _refuse(layout, run.model)
+    _refuse(layout, run)
     mode, lost = _checkpointing(pipeline, bounds)
     tables = {
         "model": _model(run.model, layout),
         "training": _training(layout, run),
-        "optimizer": {"name": "AdamW", "lr": run.train.lr, "weight_decay": run.train.weight_decay},
+        "optimizer": _optimizer(run.train),
+        "lr_scheduler": _schedule(layout, run.train),
         "parallelism": _parallelism(layout, bounds, bool(run.model.num_experts)),
         "activation_checkpoint": mode,
     }
-    if layout.sharding == 1:
-        lost = [*lost, "sharding of the optimizer alone (written as FSDP that keeps its gathered weights)"]
-    lines = [f"# {layout.num_chips} ranks", *(f"# not in this configuration: {each}" for each in lost)]
+    lost = [*batch_loss(layout, run), *lost, *_losses(layout, run)]
+    lines = [f"# {layout.num_chips} ranks", *(f"# {place}" for place in placed(pipeline))]
+    lines += [f"# not in this configuration: {each}" for each in lost]
     for name, table in tables.items():
         lines += ["", f"[{name}]", *(f"{key} = {_toml(value)}" for key, value in table.items())]
     return "\n".join([*lines, ""])
 
 
-def _refuse(layout: Layout, model: ModelSpec) -> None:
+def _losses(layout: Layout, run: RunSpec) -> list[str]:
+    """What of layout and training the tables do not say, in words."""
+    lost: list[str] = []
+    if layout.sharding == 1:
+        lost.append("sharding of the optimizer alone (written as FSDP that keeps its gathered weights)")
+    if not layout.sharding and (shards := _shards(layout)) > 1:
+        lost.append(f"weights whole on each replica (sharded by {shards}, as experts over replicas need it)")
+    if run.model.num_experts and (run.train.balance.loss != "none" or run.train.balance.z_loss):
+        lost.append("train.balance (torchtitan has a bias of the router, as its flavor says)")
+    return lost
+
+
+def _refuse(layout: Layout, run: RunSpec) -> None:
+    model = run.model
     if layout.precision not in ("fp32", "bf16", "fp8"):
         raise InputError(f"torchtitan does not train in {layout.precision}", where="torchtitan")
+    if run.train.optimizer != "adamw":
+        raise InputError(f"torchtitan does not train with {run.train.optimizer}", where="train.optimizer")
+    require_sequences(layout, 2 * layout.tp * layout.cp, "torchtitan")
+    _refuse_rounds(layout)
     possible = (1, layout.tp) if layout.ep > 1 else (layout.tp,)
     if model.num_experts and layout.expert_tp not in possible:
         raise InputError(
             f"torchtitan cuts an expert over {' or '.join(map(str, possible))} chips, not {layout.expert_tp}",
             where="torchtitan",
             hint=f"set parallel.etp: {layout.tp}",
+        )
+
+
+def _refuse_rounds(layout: Layout) -> None:
+    """As torch.distributed.pipelining does."""
+    count, pp = layout.micro_batches, layout.pp
+    uneven = count % max(1, count // pp) if layout.virtual > 1 else count < pp
+    if pp > 1 and uneven:
+        needs = "whole rounds" if layout.virtual > 1 else f"at least {pp}"
+        raise InputError(
+            f"{count} micro-batches for {pp} stages; torchtitan needs {needs}",
+            where="plan",
+            hint="set another train.batch_size, or fewer stages by parallel.pp",
         )
 
 
@@ -60,16 +100,47 @@ def _training(layout: Layout, run: RunSpec) -> dict[str, Value]:
     local = layout.micro_batch * (layout.micro_batches if layout.pp > 1 else 1)
     return {
         "local_batch_size": local,
-        "global_batch_size": layout.micro_batch * layout.micro_batches * layout.dp,
+        "global_batch_size": layout.replica_batch * layout.dp,
         "seq_len": layout.seq_len,
-        "steps": max(1, run.train.tokens // layout.step_tokens),
-        "max_norm": run.train.grad_clip,
+        "steps": _steps(layout, run.train),
+        "max_norm": run.train.grad_clip or NO_CLIP,
         "mixed_precision_param": "float32" if layout.precision == "fp32" else "bfloat16",
     }
 
 
+def _optimizer(train: TrainSpec) -> dict[str, Value]:
+    beta1, beta2 = train.betas
+    return {
+        "name": "AdamW",
+        "lr": train.lr,
+        "beta1": beta1,
+        "beta2": beta2,
+        "weight_decay": train.weight_decay,
+    }
+
+
+def _schedule(layout: Layout, train: TrainSpec) -> dict[str, Value]:
+    """Without decay_ratio the rate falls from the end of the warm-up on."""
+    table: dict[str, Value] = {
+        "warmup_steps": round(train.warmup * _steps(layout, train)),
+        "decay_type": "cosine" if train.schedule == "cosine" else "linear",
+        "min_lr_factor": train.min_lr_ratio,
+    }
+    falls = {"wsd": train.decay, "constant": 0.0}
+    return {**table, "decay_ratio": falls[train.schedule]} if train.schedule in falls else table
+
+
+def _steps(layout: Layout, train: TrainSpec) -> int:
+    return max(1, train.tokens // layout.step_tokens)
+
+
+def _shards(layout: Layout) -> int:
+    """Replicas that share the weights out: torchtitan spreads experts over no others."""
+    return layout.dp if layout.sharding else layout.expert_unit
+
+
 def _parallelism(layout: Layout, bounds: Bounds, has_experts: bool) -> dict[str, Value]:
-    shards = layout.dp if layout.sharding else 1
+    shards = _shards(layout)
     table: dict[str, Value] = {
         "data_parallel_replicate_degree": layout.dp // shards,
         "data_parallel_shard_degree": shards,

@@ -1,59 +1,41 @@
 """A row as the cost functions take it: model, chip, network, layout, stages, and what had to be assumed."""
 
-import re
 from itertools import pairwise
 
-import msgspec
 from msgspec.structs import replace
 
 from isthmus.errors import InputError
+from isthmus.planner.belief.features import Setup
 from isthmus.planner.chips.chip import ChipModel
-from isthmus.planner.chips.find import find_chip
 from isthmus.planner.cost.network import Network
 from isthmus.planner.layout import Layout
 from isthmus.planner.published.flops import token_flops
 from isthmus.planner.published.frameworks import Framework, find_framework
-from isthmus.planner.published.placement import ACCUMULATION, layout_of, shard_group_of, stages_of
+from isthmus.planner.published.kinds import chips_of
+from isthmus.planner.published.notes import ACCUMULATION, node_gb_s, stated
+from isthmus.planner.published.placement import layout_of, shard_group_of, stages_of
 from isthmus.planner.published.rows import Row
 from isthmus.planner.published.shape import shape_of
 from isthmus.planner.published.usual import USUAL, usual_name
-from isthmus.spec.model import ModelSpec
 
 
-class Case(msgspec.Struct, frozen=True, kw_only=True):
+class Case(Setup, frozen=True, kw_only=True):
+    """A row's run, with what is measured of it."""
+
     id: str
     source: str
-    model: ModelSpec
-    core: float
-    chips: list[ChipModel]
-    """Of each stage."""
-    network: Network
-    layout: Layout
-    stages: list[int]
-    """Layers of each stage."""
-    recomputed: float
-    """Part of the layers that backward computes again."""
-    shard_group: int
-    """Replicas that share the optimizer's state (ZeRO 1)."""
-    nodes: float
+    name: str
+    """Of the model, as the row has it."""
     framework: Framework
     recipe: str
     """Precision as the row has it, and 'hybrid' for models with state-space layers."""
-    eager: bool
-    """Element-wise work is not fused: the row says so."""
-    async_tensor: bool
-    """Tensor-parallel communication runs beside compute: the row says so."""
     hardware_flops: bool
     """The row's TFLOPS count what is computed again."""
     step_s: float
     """Measured; 0: the row has no time."""
     assumed: list[str]
-    doubt: float = 0.0
+    doubt: float
     """Standard deviation of log seconds by what had to be assumed."""
-
-    @property
-    def chip(self) -> ChipModel:
-        return self.chips[0]
 
     @property
     def tokens_per_chip(self) -> float:
@@ -81,19 +63,23 @@ def _case(row: Row) -> Case | str:
     if isinstance(shape, str):
         return shape
     framework = _framework(row)
-    chips = _chips(row)
     assumed = list(shape.assumed)
+    chips = chips_of(row, assumed)
     layout = layout_of(row, shape, framework, chips[0], assumed)
     if isinstance(layout, str):
         return layout
-    if not chips[0].peak_tflops(layout.precision):
-        return f"the {layout.precision} rate of {chips[0].name} is not known"
+    for chip in chips:
+        if not chip.peak_tflops(layout.precision):
+            return f"the {layout.precision} rate of {chip.name} is not known"
+    _name_wider(layout.precision, chips, assumed)
+    recipe = " ".join([row.precision.lower() or layout.precision, *shape.kind])
     case = Case(
         id=row.id,
         source=row.source,
+        name=row.model,
         model=shape.model,
         core=shape.core * _imbalance(framework, layout.cp) * _old_kernel(framework, chips[0]),
-        chips=_spread(chips, layout.pp),
+        chips=_spread(chips, layout),
         network=_network(row, chips[0], framework),
         layout=layout,
         stages=stages_of(row, shape.model.num_layers, layout),
@@ -101,9 +87,11 @@ def _case(row: Row) -> Case | str:
         shard_group=shard_group_of(row, layout),
         nodes=max(1.0, row.n_chips / (row.chips_per_node or chips[0].per_node)),
         framework=framework,
-        recipe=" ".join([row.precision.lower() or layout.precision, *shape.kind]),
+        recipe=recipe,
         eager=framework.eager or "eager" in row.notes.lower(),
         async_tensor="async" in row.notes.lower(),
+        fused_attention=framework.fused_attention,
+        row_scales="row" in recipe,
         hardware_flops=any(word in row.notes.lower() for word in ("hardware", "by megatron formula")),
         step_s=0.0,
         assumed=assumed,
@@ -119,12 +107,12 @@ _DOUBTS: tuple[tuple[str, float], ...] = (
 
 
 def _doubt(row: Row) -> float:
-    """Micro-batches that the notes state count as a global batch; what a script says of its runs is known well."""
+    """Micro-batches that the notes state count as a global batch; a script's settings are known well."""
     if usual_name(row):
         return 0.05
     squares = sum(doubt**2 for column, doubt in _DOUBTS if not getattr(row, column))
-    stated = bool(ACCUMULATION.search(row.notes)) and not row.global_batch
-    return (squares - (0.04**2 if stated else 0.0)) ** 0.5
+    counted = stated(ACCUMULATION, row.notes) and not row.global_batch
+    return (squares - (0.04**2 if counted else 0.0)) ** 0.5
 
 
 def _imbalance(framework: Framework, cp: int) -> float:
@@ -140,32 +128,19 @@ def _old_kernel(framework: Framework, chip: ChipModel) -> float:
     return first * (1.7 if later else 1.0)
 
 
-def _chips(row: Row) -> list[ChipModel]:
-    """One for each kind: 'RTX-2080x8+RTX-3090x4' has two, for each chip of the name."""
-    names = [part.strip() for part in re.split(r"[+/|,;&]|\band\b", row.chip) if part.strip()]
-    if len(names) == 1 or row.hetero in ("", "0"):
-        names = [row.chip]
-    return [_tf32(find_chip(name)) for name in names for _ in range(_count(name, len(names)))]
+def _name_wider(precision: str, chips: list[ChipModel], assumed: list[str]) -> None:
+    """A chip without units for the format multiplies in the next wider one."""
+    if precision in ("fp8", "fp4"):
+        lacking = {chip.name for chip in chips if not getattr(chip, f"{precision}_tflops")}
+        assumed += [f"a wider format than {precision} on {name}" for name in sorted(lacking)]
 
 
-def _count(name: str, kinds: int) -> int:
-    match = re.search(r"x\s*(\d+)$", name)
-    return int(match.group(1)) if match and kinds > 1 else 1
-
-
-def _tf32(chip: ChipModel) -> ChipModel:
-    """What runs in 'fp32' on recent chips multiplies in TF32, at half the rate of bf16."""
-    if chip.generation in ("ampere", "hopper", "blackwell"):
-        return replace(chip, fp32_tflops=chip.bf16_tflops / 2)
-    return chip
-
-
-def _spread(chips: list[ChipModel], pp: int) -> list[ChipModel]:
+def _spread(chips: list[ChipModel], layout: Layout) -> list[ChipModel]:
     """Of each stage: the kinds in the order the row names them, in proportion to their chips; the slowest of
     those that share a stage."""
-    ends = [stage * len(chips) // pp for stage in range(pp + 1)]
+    ends = [stage * len(chips) // layout.pp for stage in range(layout.pp + 1)]
     parts = [chips[first : max(first + 1, end)] for first, end in pairwise(ends)]
-    return [min(part, key=lambda chip: chip.bf16_tflops) for part in parts]
+    return [min(part, key=lambda chip: chip.peak_tflops(layout.precision)) for part in parts]
 
 
 def _network(row: Row, chip: ChipModel, framework: Framework) -> Network:
@@ -176,15 +151,9 @@ def _network(row: Row, chip: ChipModel, framework: Framework) -> Network:
     per_node = row.chips_per_node or chip.per_node
     if not chip.node_domain:
         network = replace(network, domain=per_node)
-    several = re.search(r"(\d+)x(\d+)\s*Gb", row.notes)
-    single = re.search(r"(\d+)\s*Gb/s\s+(?:RoCE|IB|InfiniBand)", row.notes)
-    gigabits = 0
-    if several:
-        gigabits = int(several.group(1)) * int(several.group(2))
-    elif single:
-        gigabits = int(single.group(1))
-    if gigabits:
-        network = replace(network, nic=network.nic._replace(gb_s=gigabits / 8 / per_node))
+    gb_s = node_gb_s(row.notes)
+    if gb_s:
+        network = replace(network, nic=network.nic._replace(gb_s=gb_s / per_node))
     return network
 
 

@@ -8,6 +8,8 @@ from typing import Literal
 
 import msgspec
 
+from isthmus.planner.belief.query import Groups
+from isthmus.planner.chips.chip import ChipModel
 from isthmus.planner.layout import Precision
 
 Family = Literal["megatron", "fsdp", "other"]
@@ -86,3 +88,15 @@ def find_framework(source: str, path: str = "", notes: str = "") -> Framework:
             release = _RELEASE.search(source)
             return msgspec.structs.replace(framework, release=release.group(1) if release else "")
     return Framework(name=source.lower(), family="other")
+
+
+def groups_of(framework: Framework, chip: ChipModel, recipe: str) -> Groups:
+    """What a run of this system on this chip shares with others. `recipe`: its precision, as it is called."""
+    return Groups(
+        framework=framework.name,
+        family=framework.family,
+        release=framework.release,
+        generation=chip.generation,
+        chip=chip.name,
+        recipe=recipe,
+    )

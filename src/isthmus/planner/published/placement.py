@@ -5,6 +5,7 @@ import re
 from isthmus.planner.chips.chip import ChipModel
 from isthmus.planner.layout import Layout, Precision, Recompute, Sharding
 from isthmus.planner.published.frameworks import Framework
+from isthmus.planner.published.notes import ACCUMULATION, layer_split, stated
 from isthmus.planner.published.rows import Row
 from isthmus.planner.published.shape import Shape
 from isthmus.planner.published.usual import USUAL, usual_name
@@ -12,8 +13,10 @@ from isthmus.spec.count import count_params
 from isthmus.spec.model import ModelSpec
 
 _PRECISIONS: tuple[tuple[str, Precision], ...] = (
-    ("fp4", "fp4"), ("fp8", "fp8"), ("fp32", "fp32"), ("fp16", "fp16"),
+    ("fp4", "fp4"), ("fp8", "fp8"), ("bf16", "bf16"), ("fp16", "fp16"), ("fp32", "fp32"),
+    ("tf32", "fp32"),
 )  # fmt: skip
+"""The narrowest that a row names is that of its matrix products."""
 
 
 def _precision(row: Row, framework: Framework, assumed: list[str]) -> Precision:
@@ -22,23 +25,29 @@ def _precision(row: Row, framework: Framework, assumed: list[str]) -> Precision:
         assumed.append(f"precision {framework.precision}")
         return framework.precision
     found: list[Precision] = [precision for word, precision in _PRECISIONS if word in said]
+    if not found and "amp" not in said:
+        assumed.append(f"'{row.precision}' multiplies in 16 bits")
     return found[0] if found else "bf16"
 
 
 def layout_of(
     row: Row, shape: Shape, framework: Framework, chip: ChipModel, assumed: list[str]
 ) -> Layout | str:
-    tp, pp, cp = _degrees(row, shape.model, chip, assumed)
+    sharding = _sharding(row, framework)
+    tp, pp, cp = _degrees(row, shape.model, chip, sharding, assumed)
     dp = row.dp or row.n_chips // (tp * pp * cp)
-    if dp < 1 or tp * pp * cp * dp > row.n_chips:
-        return f"tp {tp} x pp {pp} x cp {cp} x dp {dp} is not {row.n_chips} chips"
-    micro_batch, micro_batches = _batches(row, framework, (dp, pp, shape.seq_len), assumed)
     ep = min(row.ep or 1, max(1, shape.model.num_experts))
+    refused = _refused(row, shape.model, (tp, pp, cp, dp, ep))
+    if refused:
+        return refused
+    if tp * pp * cp * dp < row.n_chips:
+        assumed.append(f"{row.n_chips - tp * pp * cp * dp} chips without a part")
+    micro_batch, micro_batches = _batches(row, framework, (dp, pp, shape.seq_len), assumed)
     return Layout(
         tp=tp,
         cp=cp,
         pp=pp,
-        virtual=_virtual(row, framework, shape.model.num_layers // pp, assumed),
+        virtual=_virtual(row, framework, pp, shape.model.num_layers // pp, assumed),
         dp=dp,
         ep=ep,
         etp=1 if (tp * cp * dp) % ep == 0 else tp,
@@ -46,40 +55,55 @@ def layout_of(
         micro_batches=micro_batches,
         seq_len=shape.seq_len,
         recompute=_recompute(row, assumed),
-        sharding=_sharding(row, framework),
+        sharding=sharding,
         precision=_precision(row, framework, assumed),
     )
 
 
-def _degrees(row: Row, model: ModelSpec, chip: ChipModel, assumed: list[str]) -> tuple[int, int, int]:
-    """(tp, pp, cp); where the row has none, the least that 18 bytes a parameter fit in half of the memory."""
+def _refused(row: Row, model: ModelSpec, degrees: tuple[int, int, int, int, int]) -> str:
+    """Why no run can be so; empty: it can. `degrees`: tp, pp, cp, dp, ep."""
+    tp, pp, cp, dp, ep = degrees
+    if not row.n_chips:
+        return "it has no chips"
+    if dp < 1 or tp * pp * cp * dp > row.n_chips:
+        return f"tp {tp} x pp {pp} x cp {cp} x dp {max(1, dp)} is more than {row.n_chips} chips"
+    if pp > model.num_layers:
+        return f"{pp} stages are more than the model's {model.num_layers} layers"
+    if ep > tp * cp * dp:
+        return f"ep {ep} is more than the {tp * cp * dp} chips of a stage"
+    return ""
+
+
+def _degrees(
+    row: Row, model: ModelSpec, chip: ChipModel, sharding: Sharding, assumed: list[str]
+) -> tuple[int, int, int]:
+    """(tp, pp, cp); where the row has none, the least that 18 bytes a parameter fit in half of the memory,
+    which is no matter where all of the state is shared out over the replicas."""
     cp = row.cp or 1
     if row.tp or row.pp:
         return row.tp or 1, row.pp or 1, cp
     if row.dp:
         rest = max(1, row.n_chips // (row.dp * cp))
         return min(rest, 8), max(1, rest // 8), cp
-    need = 18 * count_params(model) / (0.5 * chip.memory_bytes)
+    need = 18 * count_params(model) / (0.5 * chip.memory_bytes) if sharding < 3 else 1.0
     tp = pp = 1
-    while tp < 8 and tp * pp < need and tp * 2 <= row.n_chips:
+    while tp < 8 and tp * pp < need and tp * 2 * cp <= row.n_chips:
         tp *= 2
-    while tp * pp < need and tp * pp * 2 * cp <= row.n_chips and pp * 2 <= model.num_layers:
-        pp *= 2
+    most = min(model.num_layers, row.n_chips // (tp * cp * max(1, (row.ep or 1) // (tp * cp))))
+    fitting = [stages for stages in range(1, most + 1) if row.n_chips % (tp * cp * stages) == 0]
+    pp = next((stages for stages in fitting if tp * stages >= need), max(fitting, default=1))
     assumed.append(f"tp {tp}, pp {pp}")
     return tp, pp, cp
 
 
-def _virtual(row: Row, framework: Framework, layers: int, assumed: list[str]) -> int:
-    """Chunks of a stage with so many layers."""
-    if framework.interleaved and not row.vpp and (row.pp or 1) > 1:
+def _virtual(row: Row, framework: Framework, pp: int, layers: int, assumed: list[str]) -> int:
+    """Chunks of a stage with so many layers; without a pipeline there are none."""
+    if pp == 1:
+        return 1
+    if framework.interleaved and not row.vpp:
         assumed.append(f"{layers} chunks to a stage")
         return max(1, layers)
     return max(1, min(row.vpp or 1, layers))
-
-
-ACCUMULATION = re.compile(r"(?:grad_accum|micro_num|GAS|accumulation)\s*=\s*(\d+)", re.IGNORECASE)
-_GLOBAL = re.compile(r"\bGBS\s*=\s*(\d+)", re.IGNORECASE)
-_LOCAL = re.compile(r"\bLBS\s*=\s*(\d+)", re.IGNORECASE)
 
 
 def _batches(
@@ -88,26 +112,24 @@ def _batches(
     """(micro_batch, micro_batches); `given`: replicas, stages, sequence length."""
     dp, pp, seq_len = given
     size = row.micro_batch
-    said = _GLOBAL.search(row.notes)
-    total = row.global_batch or (int(said.group(1)) if said else 0)
+    total = row.global_batch or stated(r"\bGBS", row.notes)
     if framework.name == "torchtitan" and size and pp > 1:
         return 1, size
     script = usual_name(row)
     if not size:
-        local = _LOCAL.search(row.notes)
-        size = int(local.group(1)) if local else USUAL[script].micro_batch if script else 1
+        size = stated(r"\bLBS", row.notes) or (USUAL[script].micro_batch if script else 1)
         assumed.append(f"micro-batch {size}")
     if total:
         return size, max(1, round(total / (dp * size)))
-    count = ACCUMULATION.search(row.notes)
+    count = stated(ACCUMULATION, row.notes)
     if count:
-        return size, int(count.group(1))
+        return size, count
     if framework.name == "torchtitan":
         return size, 1
     if script:
         assumed.append(f"{USUAL[script].accumulate} micro-batches")
         return size, USUAL[script].accumulate
-    usual = max(1, 4 * pp, round(USUAL_TOKENS / (seq_len * dp * size)))
+    usual = max(4 * pp if pp > 1 else 1, round(USUAL_TOKENS / (seq_len * dp * size)))
     assumed.append(f"{usual} micro-batches")
     return size, usual
 
@@ -141,21 +163,17 @@ def _sharding(row: Row, framework: Framework) -> Sharding:
 
 def shard_group_of(row: Row, layout: Layout) -> int:
     """InternEvo's zero1 is the size of the groups that share the state; -1: all replicas."""
-    said = re.search(r"zero1=(-?\d+)", row.notes)
-    size = int(said.group(1)) if said else -1
-    return min(layout.dp, size) if size > 0 else layout.dp
+    return min(layout.dp, stated("zero1", row.notes) or layout.dp)
 
 
 def stages_of(row: Row, num_layers: int, layout: Layout) -> list[int]:
     """As the row has it ('layer split 7/9/9/9', embedding and head counted); otherwise even, with embedding
     and head as a layer each where that comes out even."""
-    said = re.search(r"layer split ([\d/]+)", row.notes)
-    if said:
-        split = [int(part) for part in said.group(1).split("/")]
-        if len(split) == layout.pp and sum(split) == num_layers + 2:
-            split[0] -= 1
-            split[-1] -= 1
-            return split
+    split = layer_split(row.notes)
+    if len(split) == layout.pp and sum(split) == num_layers + 2 and min(split[0], split[-1]) > 0:
+        split[0] -= 1
+        split[-1] -= 1
+        return split
     return even_stages(num_layers, layout)
 
 

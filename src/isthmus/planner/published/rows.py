@@ -79,17 +79,25 @@ def read_rows(path: str | Path) -> list[Row]:
 
 def parse_rows(text: str, name: str = "rows") -> list[Row]:
     """`name` is told in errors."""
-    reader = csv.reader(io.StringIO(text))
-    header = [column.strip() for column in next(reader, [])]
-    _check_header(header, name)
-    rows = [
-        _row(header, cells, f"{name}:{reader.line_num}", reader.line_num) for cells in reader if any(cells)
-    ]
+    reader = csv.reader(io.StringIO(text, newline=""))
+    try:
+        header = [column.strip() for column in next(reader, [])]
+        _check_header(header, name)
+        rows = [_row(header, cells, name, reader.line_num) for cells in reader if any(map(str.strip, cells))]
+    except csv.Error as error:
+        raise InputError(
+            f"not a CSV: {error}", where=f"{name}:{reader.line_num}", hint="quote cells that hold line breaks"
+        ) from error
     _check_unique(rows, name)
     return rows
 
 
 def _check_header(header: list[str], name: str) -> None:
+    twice = [column for column in Row.__struct_fields__ if header.count(column) > 1]
+    if twice:
+        raise InputError(
+            f"the header has {', '.join(twice)} twice", where=f"{name}:1", hint="give each column one name"
+        )
     missing = [column for column in NEEDED if column not in header]
     if not missing:
         return
@@ -102,7 +110,8 @@ def _check_header(header: list[str], name: str) -> None:
     )
 
 
-def _row(header: list[str], cells: list[str], where: str, line: int) -> Row:
+def _row(header: list[str], cells: list[str], name: str, line: int) -> Row:
+    where = f"{name}:{line}"
     if len(cells) != len(header):
         raise InputError(
             f"{len(cells)} cells under {len(header)} columns",

@@ -5,8 +5,10 @@ import msgspec
 from isthmus.errors import InputError
 from isthmus.planner.belief.file import calibrated, shipped, shipped_posterior
 from isthmus.planner.belief.posterior import Estimate, Posterior
+from isthmus.planner.belief.query import FACTORS, Observation
 from isthmus.planner.published.case import Case, case_of
 from isthmus.planner.published.fit import observations
+from isthmus.planner.published.kinds import chips_of
 from isthmus.planner.published.memory import peak_bytes
 from isthmus.planner.published.query import query_of
 from isthmus.planner.published.rows import Row
@@ -31,8 +33,8 @@ class Score(msgspec.Struct, frozen=True, kw_only=True):
 
 def score_rows(rows: list[Row], calibration: list[Row] | None = None) -> list[Score]:
     """In the order of `rows`. InputError if none of them has a chip that is known."""
+    _check_chips(rows)
     cases = [case_of(row) for row in rows]
-    _check_chips(rows, cases)
     posterior, grounds = _grounds(calibration or [])
     known = [case for case in cases if not isinstance(case, str)]
     estimates = iter(posterior.predict([query_of(case) for case in known]))
@@ -44,14 +46,18 @@ def score_rows(rows: list[Row], calibration: list[Row] | None = None) -> list[Sc
     ]
 
 
-def _check_chips(rows: list[Row], cases: list[Case | str]) -> None:
+def _check_chips(rows: list[Row]) -> None:
     """One strange chip is its row's reason; nothing but strange chips is a wrong file."""
-    for case in cases:
-        if not isinstance(case, str) or "unknown chip" not in case:
+    refused: list[InputError] = []
+    for row in rows:
+        try:
+            chips_of(row, [])
+        except InputError as error:
+            refused.append(error)
+        else:
             return
     if rows:
-        message, _, hint = str(cases[0]).partition(" (")
-        raise InputError(message, where=f"line {rows[0].line}", hint=hint.removesuffix(")"))
+        raise InputError(refused[0].message, where=f"line {rows[0].line}", hint=refused[0].hint)
 
 
 def _grounds(calibration: list[Row]) -> tuple[Posterior, list[str]]:
@@ -59,13 +65,38 @@ def _grounds(calibration: list[Row]) -> tuple[Posterior, list[str]]:
     said = [shipped().rests_on]
     if not calibration:
         return shipped_posterior(), said
-    runs = observations(calibration)
-    if not runs:
+    measured = observations(calibration)
+    if not measured:
         raise InputError(
             "no calibration row can be modelled and has a time",
             hint="give rows with dimensions, chip, layout and tokens/s, TFLOPS, MFU or a step time",
         )
-    return calibrated(shipped(), runs), [*said, f"calibrated by {', '.join(each.id for each in runs)}"]
+    runs = believable(measured)
+    if not runs:
+        worst = measured[0]
+        raise InputError(
+            f"no calibration row has a possible time: a step of '{worst.id}' took {worst.step_s:.3g} s",
+            hint="look at the unit of what was measured, and at its layout and batch",
+        )
+    used = [each.id for each in runs]
+    said.append(f"calibrated by {', '.join(used)}")
+    said += [f"not by {each.id}: its time is not possible" for each in measured if each.id not in used]
+    return calibrated(shipped(), runs), said
+
+
+SLOW = 100.0
+"""Times the expected step: a unit was mistaken."""
+
+
+def believable(runs: list[Observation]) -> list[Observation]:
+    """Those that took no less than their matrix products at the chip's peak rate, and not absurdly long."""
+    matmul = FACTORS.index("matmul")
+    expected = shipped_posterior().predict([run.query for run in runs])
+    return [
+        run
+        for run, estimate in zip(runs, expected, strict=True)
+        if run.query.features.compute[matmul] < run.step_s < SLOW * estimate.step_s
+    ]
 
 
 def _score(row: Row, case: Case, estimate: Estimate, grounds: list[str]) -> Score:

@@ -1,13 +1,13 @@
 """A row's model as the cost functions take it, and what had to be assumed."""
 
-import re
 from typing import NamedTuple
 
 from msgspec.structs import replace
 
-from isthmus.planner.known_model import KnownModel
-from isthmus.planner.models import find_model
+from isthmus.planner.models.catalogue import find_model
+from isthmus.planner.models.known import KnownModel
 from isthmus.planner.published.hybrid import as_transformer, find_hybrid
+from isthmus.planner.published.notes import stated
 from isthmus.planner.published.rows import Row
 from isthmus.planner.published.usual import USUAL, usual_name
 from isthmus.spec.count import count_params
@@ -26,8 +26,13 @@ class Shape(NamedTuple):
     """('hybrid',) for state-space layers that `model` stands for."""
 
 
+MOST_LAYERS = 10_000
+
+
 def shape_of(row: Row) -> Shape | str:
     """Or why there is none."""
+    if row.layers > MOST_LAYERS:
+        return f"{row.layers} layers are more than {MOST_LAYERS}"
     known = find_model(row.model)
     hybrid = find_hybrid(row.model)
     if hybrid and not row.has_dimensions:
@@ -54,9 +59,9 @@ def shape_of(row: Row) -> Shape | str:
 
 
 def _usual_seq_len(row: Row, model: ModelSpec) -> int:
-    said = re.search(r"\bMPE=(\d+)", row.notes)
+    said = stated(r"\bMPE", row.notes)
     if said:
-        return int(said.group(1))
+        return said
     script = usual_name(row)
     return USUAL[script].seq_len if script else min(model.max_seq_len, 8192)
 

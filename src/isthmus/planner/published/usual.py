@@ -3,7 +3,6 @@
 Where a row does not say, its source's script for that model does; nothing here is about single rows.
 """
 
-import re
 from typing import NamedTuple
 
 import msgspec
@@ -12,9 +11,10 @@ from isthmus.planner.cost.convention import DEEPSPEED, MEGATRON, Convention
 from isthmus.planner.cost.memory_fit import MemoryFit
 from isthmus.planner.cost.shapes import Shapes, shapes_of
 from isthmus.planner.cost.stage_memory import StageMemory, even_bounds, pipeline_memory
-from isthmus.planner.known_model import KnownModel
 from isthmus.planner.layout import Layout, Recompute, Sharding
-from isthmus.planner.models import find_model
+from isthmus.planner.models.catalogue import find_model
+from isthmus.planner.models.known import KnownModel
+from isthmus.planner.published.notes import layer_split, stated, total_gib
 from isthmus.planner.published.rows import Row
 from isthmus.spec.model import ModelSpec
 
@@ -125,7 +125,6 @@ def memory_case(row: Row) -> MemoryCase | None:
     known, layout, convention = _adapted(known, usual), _layout(row, usual), usual.convention
     if layout.precision == "fp32" and convention.flash:
         convention = _change(convention, flash=False)  # flash attention is of 16 bits
-    total = re.search(r"used/total [\d.]+/([\d.]+)", row.notes)
     return MemoryCase(
         id=row.id,
         setting=setting,
@@ -134,7 +133,7 @@ def memory_case(row: Row) -> MemoryCase | None:
         bounds=_bounds(row.notes, known.model, layout),
         convention=convention,
         used_gib=row.memory_used_gib,
-        total_gib=float(total.group(1)) if total else 0.0,
+        total_gib=total_gib(row.notes),
     )
 
 
@@ -155,17 +154,18 @@ def _adapted(known: KnownModel, usual: Usual) -> KnownModel:
 
 
 def _layout(row: Row, usual: Usual) -> Layout:
-    said = dict(re.findall(r"\b(LBS|GAS|MPE)=(\d+)", row.notes))
     tp, pp, dp = max(1, row.tp), max(1, row.pp), max(1, row.dp)
-    micro_batch = row.micro_batch or int(said.get("LBS", usual.micro_batch))
+    micro_batch = row.micro_batch or stated(r"\bLBS", row.notes) or usual.micro_batch
     precision = "fp32" if row.precision == "fp32" or usual.convention.name == "sailor" else "bf16"
     return Layout(
         tp=tp,
         pp=pp,
         dp=dp,
         micro_batch=micro_batch,
-        micro_batches=row.global_batch // (micro_batch * dp) or int(said.get("GAS", usual.accumulate)),
-        seq_len=row.seq or int(said.get("MPE", usual.seq_len)),
+        micro_batches=row.global_batch // (micro_batch * dp)
+        or stated(r"\bGAS", row.notes)
+        or usual.accumulate,
+        seq_len=row.seq or stated(r"\bMPE", row.notes) or usual.seq_len,
         recompute="selective" if "recompute=True" in row.notes else usual.recompute,
         sharding=usual.sharding,
         precision="fp8" if "fp8" in row.precision else precision,
@@ -174,10 +174,9 @@ def _layout(row: Row, usual: Usual) -> Layout:
 
 def _bounds(notes: str, model: ModelSpec, layout: Layout) -> list[tuple[int, int]]:
     """Sailor's splits count the embedding and the head as layers."""
-    split = re.search(r"layer split ([\d/]+)", notes)
-    if split is None:
+    sizes = layer_split(notes)
+    if len(sizes) != layout.pp or sum(sizes) != model.num_layers + 2:
         return even_bounds(model.num_layers, layout.pp)
-    sizes = [int(size) for size in split.group(1).split("/")]
     sizes[0] -= 1
     sizes[-1] -= 1
     ends = [sum(sizes[: index + 1]) for index in range(len(sizes))]

@@ -93,9 +93,10 @@ def group_name(layout: Layout) -> str:
 
 
 def search_pool(job: Job, pool: Pool, batch: int, limit_s: float = math.inf) -> Found:
-    """The fastest template for `batch` sequences a step that takes less than `limit_s`. Deterministic."""
-    found = Found()
-    for bound_s, layout in _by_bound(job, pool, batch):
+    """The fastest template for `batch` sequences a step. Deterministic. Those that cannot take less than
+    `limit_s` are not tried; then `bound_s` is at least that."""
+    found = Found(bound_s=limit_s)
+    for bound_s, layout in _by_bound(job, pool, batch, limit_s):
         if bound_s >= min(limit_s, found.limit_s) or found.trials >= MAX_TRIALS:
             found.bound_s = bound_s
             break
@@ -155,14 +156,17 @@ def usable_families(job: Job, pool: Pool) -> list[Family]:
     return [each for each in families(job.run, pool.per_node) if each.tp * each.cp <= pool.num_chips]
 
 
-def _by_bound(job: Job, pool: Pool, batch: int) -> Iterator[tuple[float, Layout]]:
-    """Candidates from the lowest bound on: the simple bound says who is next to get the second one."""
+def _by_bound(job: Job, pool: Pool, batch: int, limit_s: float) -> Iterator[tuple[float, Layout]]:
+    """Candidates from the lowest bound on: the simple bound says who is next to get the second one. Those
+    whose simple bound is `limit_s` or more are left out."""
     usable = usable_families(job, pool)
     every = candidates(job, pool, shapes_on(job, pool, usable), batch)
     shapes = every.shapes
     waiting: list[tuple[float, int, Layout]] = []
     for index in np.lexsort((shapes.stages, shapes.family, every.bound_s)).tolist():
         simple_s = float(every.bound_s[index])
+        if simple_s >= limit_s:
+            break
         while waiting and waiting[0][0] <= simple_s:
             bound_s, _, layout = heapq.heappop(waiting)
             yield bound_s, layout

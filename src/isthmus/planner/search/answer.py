@@ -1,28 +1,28 @@
 """The answer to "what is the best plan?": a Plan with expectation and reasons, or why there is none."""
 
-import math
 from collections.abc import Collection, Mapping, Sequence
 
 from msgspec.structs import replace
 
 from isthmus.errors import InfeasibleError
 from isthmus.planner.cost.convention import ISTHMUS
-from isthmus.planner.cost.step import StepTime
 from isthmus.planner.layout import Layout
-from isthmus.planner.make import make_plan
-from isthmus.planner.plan import Considered, Expected, PipelinePlan, Plan, StagePlan
-from isthmus.planner.profile import Profile
+from isthmus.planner.make import make_plan, refuse_impossible, share_evenly
+from isthmus.planner.plan import Expected, PipelinePlan, Plan, StagePlan
+from isthmus.planner.probed.profile import Profile
+from isthmus.planner.search.considered import considered_of
+from isthmus.planner.search.fixed import check_fixed, check_fixed_runnable
 from isthmus.planner.search.fleet import Group, Survey, rate, survey
 from isthmus.planner.search.goal import choose
 from isthmus.planner.search.join import join_sites
-from isthmus.planner.search.judge import lost_to, parts_of, simulated_s, spread
+from isthmus.planner.search.judge import again_s, memory_of, parts_of, simulated_s, spread
+from isthmus.planner.search.probed import probed_plan, site_profiles
 from isthmus.planner.search.remedy import remedies
-from isthmus.planner.search.template import Job, Miss, Template, stage_costs
+from isthmus.planner.search.template import Job, Template, stage_costs
+from isthmus.planner.search.untried import untried
 from isthmus.spec.count import count_params
 from isthmus.spec.fleet import FleetSpec
 from isthmus.spec.run import RunSpec
-
-MOST_CONSIDERED = 14
 
 
 def best_plan(
@@ -33,12 +33,22 @@ def best_plan(
 ) -> Plan:
     """The plan that is best by `run.goal`, for `isthmus train` as it is today if `runnable`.
 
-    `profiles`: what `isthmus probe` measured, by the chip's name in the fleet. Pure and deterministic.
+    `profiles`: what `isthmus probe` measured, by the chip's name in the fleet; where every site's chips were
+    probed with this model, a runnable plan rests on that alone. Pure and deterministic.
     Raises InputError for chips and sites that are not known, InfeasibleError with the smallest changes that
     would help where nothing fits the memory or the limits of the goal.
     """
+    refuse_impossible(fleet, run)
+    if runnable:
+        check_fixed_runnable(run)
+    known = site_profiles(fleet, run, profiles or {}) if runnable else None
+    if known is not None:
+        return probed_plan(fleet, run, known)
     found = survey(fleet, run, profiles, runnable)
+    check_fixed(run, [pool for pools in found.pools.values() for pool in pools])
     groups = choose(found)
+    if not groups and runnable:
+        _refuse_uneven(found)
     if not groups:
         raise InfeasibleError(
             "the model fits no site, and no pipeline over the sites",
@@ -46,6 +56,12 @@ def best_plan(
             hint="; or ".join(remedies(found)),
         )
     return plan_of(found, fleet, groups)
+
+
+def _refuse_uneven(found: Survey) -> None:
+    """Raises InfeasibleError where ranks cannot share the batch."""
+    for site, pools in found.pools.items():
+        share_evenly(site, sum(pool.num_chips for pool in pools), found.job.batch)
 
 
 def plan_of(found: Survey, fleet: FleetSpec, groups: Sequence[Group]) -> Plan:
@@ -72,7 +88,8 @@ def plan_of(found: Survey, fleet: FleetSpec, groups: Sequence[Group]) -> Plan:
         plan,
         reasons=[*_why_groups(found, list(kept.values())), *reasons, *plan.reasons],
         expected=expected_of(found.job, list(kept.values())),
-        considered=considered_of(list(kept.values())),
+        considered=considered_of(found, list(kept.values())),
+        untried=untried(found, list(kept.values())),
     )
 
 
@@ -87,7 +104,7 @@ def _part_of(fleet: FleetSpec, sites: Collection[str]) -> FleetSpec:
 
 def pipelines_of(job: Job, group: Group) -> list[PipelinePlan]:
     return [
-        PipelinePlan(layout=_told_layout(template), stages=_stages(job, template))
+        PipelinePlan(layout=_told_layout(template), stages=stages_of(job, template))
         for template in group.packing.templates
     ]
 
@@ -97,9 +114,10 @@ def _told_layout(template: Template) -> Layout:
     return replace(layout, recompute="full") if template.split.recompute_S.any() else layout
 
 
-def _stages(job: Job, template: Template) -> list[StagePlan]:
+def stages_of(job: Job, template: Template) -> list[StagePlan]:
+    """With memory and seconds of each."""
     split, costs = template.split, stage_costs(job, template.segments, template.layout, template.split)
-    last = len(costs) - 1
+    held = memory_of(job, template)
     return [
         StagePlan(
             site=segment.pool.site,
@@ -109,24 +127,27 @@ def _stages(job: Job, template: Template) -> list[StagePlan]:
             end_layer=chunks[-1][1],
             chunks=chunks if len(chunks) > 1 else [],
             embedding=stage == 0,
-            head=stage == last,
+            head=stage == len(costs) - 1,
             recompute_layers=int(split.recompute_S[stage]) * split.virtual,
             memory_bytes=int(split.memory_S[stage]),
             memory_limit=template.limits[stage],
+            memory=held[stage],
             forward_s=costs[stage].forward_s,
             backward_s=costs[stage].backward_s,
+            recompute_s=again_s(job, template, stage),
         )
         for stage, (segment, chunks) in enumerate(zip(template.stage_segments(), split.chunks(), strict=True))
     ]
 
 
 def expected_of(job: Job, groups: Sequence[Group]) -> Expected:
-    """Of all groups beside each other. Parts and spread are those of the slowest template."""
-    slowest = max(
-        (each for group in groups for each in group.packing.templates), key=lambda each: each.step_s
-    )
+    """Of all groups beside each other. Parts and spread are those of the slowest group's slowest template."""
+    packing = max((group.packing for group in groups), key=lambda packing: packing.step_s)
+    slowest = max(packing.templates, key=lambda each: each.step_s)
     step_s = len(groups) / rate(groups)
     parts = parts_of(job, slowest)
+    if packing.step_s > slowest.step_s:
+        parts["among unlike pipelines"] = packing.step_s - slowest.step_s
     scale = step_s / sum(parts.values())
     low, high = spread(job, slowest)
     bound_s = len(groups) / sum(1 / group.packing.bound_s for group in groups)
@@ -140,61 +161,8 @@ def expected_of(job: Job, groups: Sequence[Group]) -> Expected:
         bound_s=bound_s,
         gap=max(0.0, 1 - bound_s / step_s),
         parts={name: seconds * scale for name, seconds in parts.items()},
+        price=sum(group.packing.price for group in groups),
     )
-
-
-def considered_of(groups: Sequence[Group]) -> list[Considered]:
-    """The table of reasons: of each group the chosen templates, the next best families, and what did not fit.
-    All are told for as many sequences as the chosen one of their pools takes."""
-    rows: list[Considered] = []
-    for group in groups:
-        place = f"{group.name}: " if len(groups) > 1 else ""
-        share = max(4, MOST_CONSIDERED // len(groups))
-        tried = group.packing.groups
-        ran = [
-            (name, *_beside(each, group.packing.templates))
-            for name, each in tried.items()
-            if isinstance(each, Template)
-        ]
-        ran.sort(key=lambda row: (not _same_family(row[1], row[2]), row[1].step_s / row[2].step_s))
-        for name, template, chosen in ran[: share // 2 + 1]:
-            is_chosen = _same_family(template, chosen)
-            why = "" if is_chosen else lost_to(template, chosen)
-            rows.append(Considered(name=place + name, step_s=template.step_s, chosen=is_chosen, why=why))
-        missed = [(name, each) for name, each in tried.items() if isinstance(each, Miss)]
-        rows += [Considered(name=place + name, why=str(miss)) for name, miss in missed[: share // 2 - 1]]
-    return rows
-
-
-def _beside(template: Template, chosen: Sequence[Template]) -> tuple[Template, Template]:
-    """The template with as much work, in whole micro-batches, as those of the chosen that its pools would be
-    taken from, and the first of these. Where it has a part of the chosen one's pools: its part by chips."""
-    alike = [each for each in chosen if _same_family(each, template)]
-    replaced = alike or [each for each in chosen if _pools(each) <= _pools(template)]
-    work = sum(_sequences(each) for each in replaced)
-    if not replaced:
-        replaced = [chosen[0]]
-        work = _sequences(chosen[0]) * template.num_chips / chosen[0].num_chips
-    layout = template.layout
-    scale = math.ceil(work / (layout.dp * layout.micro_batch)) / layout.micro_batches
-    return template._replace(time=StepTime(*(scale * each for each in template.time))), replaced[0]
-
-
-def _sequences(template: Template) -> int:
-    """Of a step."""
-    return template.layout.dp * template.layout.replica_batch
-
-
-def _pools(template: Template) -> set[tuple[str, str]]:
-    return {(each.pool.site, each.pool.name) for each in template.segments}
-
-
-def _same_family(left: Template, right: Template) -> bool:
-    def cut(template: Template) -> tuple[object, ...]:
-        stages = [(each.pool.name, each.tp, each.stages) for each in template.segments]
-        return stages, template.layout.cp, template.layout.ep, template.layout.sharding
-
-    return cut(left) == cut(right)
 
 
 def _why_groups(found: Survey, groups: Sequence[Group]) -> list[str]:
@@ -202,7 +170,7 @@ def _why_groups(found: Survey, groups: Sequence[Group]) -> list[str]:
     for group in groups:
         packing = group.packing
         idle = sum(pool.num_chips for site in group.sites for pool in found.pools[site]) - packing.num_chips
-        text = f"{group.name}: {packing.num_chips} chips"
+        text = f"{group.name}: {packing.num_chips} chip{'s' * (packing.num_chips != 1)}"
         lines.append(text + (f", {idle} idle" if idle > 0 else ""))
     if len(groups) > 1:
         lines.append("sites train beside each other, joined by the parameter server")

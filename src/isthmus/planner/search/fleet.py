@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from isthmus.errors import InputError
 from isthmus.planner.cost.convention import ISTHMUS, MEGATRON
 from isthmus.planner.link import shared_link
-from isthmus.planner.profile import Profile
+from isthmus.planner.probed.profile import Profile
 from isthmus.planner.search.chain import Line
 from isthmus.planner.search.judge import factors_for
 from isthmus.planner.search.pack import Packing, pack_runnable, pack_site, pack_sites

@@ -1,6 +1,7 @@
 """Which of the plans that fit is best by the run's goal, within its limits."""
 
 import itertools
+import math
 from collections.abc import Iterator, Sequence
 
 from isthmus.errors import InfeasibleError
@@ -103,6 +104,10 @@ def _refuse_late(found: Survey, groups: Sequence[Group]) -> None:
         raise _too_tight(found, [groups])
 
 
+def _times(factor: float) -> str:
+    return f"{factor:.1f}" if factor < 10 else f"{math.ceil(factor):,}"
+
+
 def _too_tight(found: Survey, options: Sequence[Sequence[Group]]) -> InfeasibleError:
     run = found.job.run
     goal, able = run.goal, [groups for groups in options if groups]
@@ -113,7 +118,9 @@ def _too_tight(found: Survey, options: Sequence[Sequence[Group]]) -> InfeasibleE
     if goal.deadline:
         least = budget_s(run, fastest)
         times = least / goal.deadline
-        hints.append(f"the least time is {Seconds(least)}: a later deadline, or {times:.2g} times the chips")
+        hints.append(
+            f"the least time is {Seconds(least)}: a later deadline, or {_times(times)} times the chips"
+        )
     if goal.max_cost:
         hints.append(f"the least cost is {cost_of(run, cheapest):.4g}")
     if goal.max_chips:

@@ -12,6 +12,7 @@ from isthmus.planner.layout import Layout
 from isthmus.planner.search.alike import Found, pool_front, search_pool, waiting_of
 from isthmus.planner.search.chain import Line, chain_front, search_chain
 from isthmus.planner.search.front import Front, least_time
+from isthmus.planner.search.judge import simulated_s
 from isthmus.planner.search.pools import Pool
 from isthmus.planner.search.space import Family
 from isthmus.planner.search.template import (
@@ -27,6 +28,8 @@ from isthmus.planner.search.template import (
 
 MAX_POOLS_MIXED = 4
 """Pools whose every partition into pipelines is tried; more are planned each by itself."""
+NEAR, MOST_PLAYED = 1.01, 4
+"""Templates up to this much slower than the fastest, and so many of them, are played event by event."""
 BRIDGE = 0.5
 """Part of the network's bandwidth between chips of unlike collective libraries: two copies through host
 memory instead of none. Believed; `isthmus probe` does not measure it."""
@@ -120,7 +123,21 @@ def _pack_alike(site: _Site, pool: Pool, limit_s: float) -> Packing | None:
         site.found.groups.update(found.groups)
     if found.best is None or found.best.step_s >= limit_s:
         return None
-    return Packing((found.best,), found.best.step_s, found.bound_s, {}, ((pool,),))
+    best = _played(site.job, found)
+    return Packing((best,), best.step_s, found.bound_s, {}, ((pool,),))
+
+
+def _played(job: Job, found: Found) -> Template:
+    """Of the fastest and what comes close to it, the one whose step is shortest when it is played event by
+    event: the closed form does not know how unlike stages wait, nor that sends run beside compute."""
+    assert found.best is not None
+    near = [
+        each
+        for each in found.groups.values()
+        if isinstance(each, Template) and each.step_s <= NEAR * found.best.step_s
+    ]
+    fastest = sorted([found.best, *near], key=lambda each: each.step_s)[:MOST_PLAYED]
+    return min(fastest, key=lambda each: simulated_s(job, each))
 
 
 def _with_rests(site: _Site, packing: Packing) -> Packing:

@@ -8,7 +8,7 @@ from isthmus.planner.chips.chip import ChipModel
 from isthmus.planner.chips.find import find_chip
 from isthmus.planner.chips.measured import with_profile
 from isthmus.planner.cost.network import Network
-from isthmus.planner.profile import Profile
+from isthmus.planner.probed.profile import Profile
 from isthmus.spec.fleet import FleetSpec
 
 

@@ -229,6 +229,7 @@ def problem_of(job: Job, segments: Sequence[Segment], layout: Layout) -> SplitPr
         activation_SB=stacked("activation_bytes"),
         checkpoint_SB=stacked("checkpoint_bytes"),
         fixed_S=stacked("fixed_bytes"),
+        working_S=stacked("again_bytes"),
         limit_S=np.repeat(limits, counts),
         send_S=2 * stacked("send_s") if layout.pp > 1 else np.zeros(sum(counts)),
         micro_batches=layout.micro_batches,

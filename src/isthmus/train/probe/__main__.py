@@ -16,7 +16,7 @@ from isthmus.comm.collective import Collective
 from isthmus.comm.site_group import SiteRank, init_site_group, site_rank
 from isthmus.data.dataset import prepare
 from isthmus.errors import IsthmusError
-from isthmus.planner.profile import Profile
+from isthmus.planner.probed.profile import Profile
 from isthmus.spec.load import load_run
 from isthmus.spec.run import RunSpec
 from isthmus.train.memory import keep_freed_memory

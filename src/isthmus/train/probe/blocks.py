@@ -15,8 +15,8 @@ from isthmus import chips
 from isthmus.comm.collective import Collective
 from isthmus.data.dataset import Dataset
 from isthmus.journal.writer import Journal
-from isthmus.planner.extract import extract
 from isthmus.planner.make import make_plan
+from isthmus.planner.probed.extract import extract
 from isthmus.spec.fleet import FleetSpec, NodeSpec, SiteSpec
 from isthmus.spec.run import RunSpec
 from isthmus.train.batches import Batches

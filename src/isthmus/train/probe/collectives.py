@@ -10,7 +10,7 @@ from isthmus.chips import Chip
 from isthmus.comm.collective import Collective
 from isthmus.comm.local import free_port
 from isthmus.comm.site_group import SiteRank, init_site_group
-from isthmus.planner.profile import CollectiveRate, Kind
+from isthmus.planner.probed.profile import CollectiveRate, Kind
 from isthmus.train.probe.timing import elapsed_s, time_calls
 
 SIZES = [4 << 10, 64 << 10, 512 << 10, 4 << 20, 16 << 20]

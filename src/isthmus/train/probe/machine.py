@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 import torch
 
 from isthmus.chips import Chip
-from isthmus.planner.profile import MatmulRate
+from isthmus.planner.probed.profile import MatmulRate
 from isthmus.train.probe.timing import time_work
 
 SHAPES = [

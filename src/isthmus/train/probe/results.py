@@ -5,15 +5,14 @@ from collections.abc import Sequence
 import torch
 
 from isthmus.comm.collective import Collective
-from isthmus.planner.profile import Block, BlockTime, ExchangeTime, Workspace, fingerprint
+from isthmus.planner.cost.convention import MOMENTS
+from isthmus.planner.probed.profile import Block, BlockTime, ExchangeTime, Workspace, fingerprint
 from isthmus.spec.run import RunSpec
 from isthmus.train.probe.blocks import Taken, at_middle, mean_over_ranks, middle, rest, total_s
 from isthmus.train.probe.stamps import StampedLearner
 from isthmus.train.probe.timing import spread_of
 
 FIRST, LAST, ALL = slice(0, 1), slice(-1, None), slice(None)
-STATES = {"adamw": 2, "sgd": 0}
-"""fp32 numbers that the optimizer keeps for each parameter."""
 
 
 class Results:
@@ -142,7 +141,7 @@ class Results:
         ]
 
     def workspaces(self, taken: Sequence[Taken]) -> list[Workspace]:
-        per_param = 4 * (2 + STATES[self._run.train.optimizer] + (self._group.world_size > 1))
+        per_param = 4 * (2 + MOMENTS[self._run.train.optimizer] + (self._group.world_size > 1))
         found: list[Workspace] = []
         for each in taken:
             if each.peak_bytes is None:

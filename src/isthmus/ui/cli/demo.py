@@ -27,7 +27,7 @@ def demo(run_dir: Path = Path("demo-run")) -> None:
     if (run_dir / "run.yaml").exists():
         shutil.rmtree(run_dir)
     spec, fleet = load_run(EXAMPLE / "run.yaml"), load_fleet(EXAMPLE / "fleet.yaml")
-    view = runner.run(run_dir, spec, fleet)
+    view = runner.run(run_dir, runner.plan_work(spec, fleet))
     tables.console().print(tables.summary(view))
     report(run_dir)
     print(f'next: isthmus generate {run_dir} "def "', file=sys.stderr)

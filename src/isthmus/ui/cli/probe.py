@@ -10,7 +10,7 @@ from rich.table import Table
 
 from isthmus.agent.probe import Wanted, run_probe
 from isthmus.journal.store import DiskStore
-from isthmus.planner.profile import BlockTime, Profile
+from isthmus.planner.probed.profile import BlockTime, Profile
 from isthmus.spec.load import load_run
 from isthmus.ui import tables, text
 

@@ -9,7 +9,7 @@ from cyclopts import App, Parameter
 from isthmus.agent.prepare import started, write_run
 from isthmus.errors import InputError, NotFoundError
 from isthmus.journal.writer import Journal
-from isthmus.planner.make import make_plan
+from isthmus.planner.adopt import left_out, plan_for
 from isthmus.rundir import RunDir
 from isthmus.spec.load import load_fleet, load_run, split_overrides
 from isthmus.spec.run import RunSpec
@@ -26,6 +26,7 @@ def start(
     *,
     run: Path | None = None,
     fleet: Path | None = None,
+    plan: Path | None = None,
     bind: str = "",
     set_: Overrides | None = None,
 ) -> int:
@@ -44,23 +45,31 @@ def start(
         The run.yaml; without it what was given before, or all defaults.
     fleet
         The fleet.yaml; it names the sites.
+    plan
+        What `isthmus plan --runnable --out` wrote for this run and fleet; give the sites the same file.
     bind
         host:port to listen on; by default what the fleet file says, loopback if it says nothing.
     set_
         Override one field, such as outer.inner_steps=20; may be given again.
     """
     from isthmus.outer.server import last_address, serve
+    from isthmus.ui import plans
 
     place = RunDir(run_dir)
     for_run, for_fleet = split_overrides(set_ or [])
     spec = load_run(run or _before(place.run_yaml), for_run)
     fleet_spec = load_fleet(fleet or _before(place.fleet_yaml), for_fleet)
     bind = bind or fleet_spec.server.bind
-    plan = make_plan(fleet_spec, spec)
-    write_run(place, spec, fleet_spec, plan, hosts=[bind.rpartition(":")[0].strip("[]")])
+    if not (run or fleet or set_):
+        plan = plan or _plan_before(place)
+    chosen = plan_for(fleet_spec, spec, plans.read_if(plan))
+    write_run(place, spec, fleet_spec, chosen, hosts=[bind.rpartition(":")[0].strip("[]")])
     with Journal(place.path, "launcher") as journal:
-        journal.emit(started(spec, plan))
-    print(f"serving {', '.join(fleet_spec.sites)}; certificates in {place.certs}", file=sys.stderr)
+        journal.emit(started(spec, chosen))
+    if absent := left_out(chosen, fleet_spec):
+        print(f"note: the plan leaves out {', '.join(absent)}", file=sys.stderr)
+    sites = ", ".join(site.name for site in chosen.sites)
+    print(f"serving {sites}; certificates in {place.certs}", file=sys.stderr)
     reason = serve(place, last_address(place) or bind)
     print(f"server ended: {reason}", file=sys.stderr)
     if reason == "budget":
@@ -145,3 +154,11 @@ def promote(run_dir: Path, *, bind: str, certs: Path | None = None) -> int:
 
 def _before(path: Path) -> Path | None:
     return path if path.exists() else None
+
+
+def _plan_before(place: RunDir) -> Path | None:
+    """The plan that was given; not one that was made here, which is made anew."""
+    from isthmus.ui import plans
+
+    found = _before(place.plan)
+    return found if found and plans.read_plan(found).expected else None

@@ -9,16 +9,18 @@ import msgspec
 from cyclopts import Parameter
 from msgspec.structs import replace
 
-from isthmus.errors import InputError, NotFoundError, StorageError
-from isthmus.planner.failures.derive import Assumptions, derive_job
+from isthmus.errors import InputError, StorageError
+from isthmus.planner.failures.assumptions import Assumptions
+from isthmus.planner.failures.derive import derive_job
 from isthmus.planner.failures.job import Job
 from isthmus.planner.failures.sweep import Horizon, advise, repeat, sweep
 from isthmus.planner.make import make_plan
 from isthmus.planner.plan import Plan
-from isthmus.spec.build import Problem, build
 from isthmus.spec.fleet import FleetSpec
 from isthmus.spec.load import load_fleet, load_run, split_overrides
 from isthmus.spec.run import RunSpec
+from isthmus.ui.assumed import read_assumptions
+from isthmus.ui.plans import read_plan
 from isthmus.ui.simulated import Simulated, chart, describe
 
 Value = TypeVar("Value", int, float)
@@ -110,8 +112,8 @@ def _job(
     run, fleet = load_run(run_path, of_run), load_fleet(fleet_path, of_fleet)
     step_s = _by_site("--step-s", options[0], fleet, float)
     spares = _by_site("--spares", options[1], fleet, int)
-    assumed = _assumptions(options[2])
-    plan = _read(plan_path) if plan_path else _made(fleet, run, step_s)
+    assumed = read_assumptions(options[2])
+    plan = read_plan(plan_path) if plan_path else _made(fleet, run, step_s)
     job = derive_job(plan, fleet, run, assume=assumed, step_s=step_s, spares=spares)
     return replace(job, shrink=shrink), assumed
 
@@ -120,16 +122,6 @@ def _made(fleet: FleetSpec, run: RunSpec, step_s: dict[str, float]) -> Plan:
     if 0 in step_s.values():
         raise InputError("a step of no time", where="--step-s", hint="give seconds above 0")
     return make_plan(fleet, run, step_s)
-
-
-def _read(path: Path) -> Plan:
-    try:
-        return msgspec.json.decode(path.read_bytes(), type=Plan)
-    except FileNotFoundError:
-        raise NotFoundError("no such file", where=str(path), hint="check the path, or leave it out") from None
-    except (OSError, msgspec.DecodeError) as error:
-        hint = "give a plan.json of this version of isthmus"
-        raise InputError(f"not a plan: {error}", where=str(path), hint=hint) from None
 
 
 def _by_site(
@@ -152,29 +144,6 @@ def _by_site(
             raise InputError(f"{value} is negative or no number", where=f"{option} {text}", hint=hint)
         found |= dict.fromkeys([site] if equals else fleet.sites, number)
     return found
-
-
-def _assumptions(texts: Sequence[str]) -> Assumptions:
-    values: dict[str, Any] = {}
-    for text in texts:
-        name, equals, value = text.partition("=")
-        if not equals:
-            raise InputError("not of the form name=value", where=f"--assume {text}", hint="such as mtbf=90d")
-        values[name] = _number(value)
-    problems: list[Problem] = []
-    assumed = build(Assumptions, values, (), problems)
-    for problem in problems:
-        raise InputError(problem.message, where="--assume", hint=problem.hint)
-    return assumed
-
-
-def _number(text: str) -> int | float | str:
-    for kind in (int, float):
-        try:
-            return kind(text)
-        except ValueError:
-            continue
-    return text
 
 
 def _write(path: Path, text: str) -> None:

@@ -18,6 +18,7 @@ def train(  # noqa: PLR0913 - each is an option of the command
     run: Path | None = None,
     *,
     fleet: Path | None = None,
+    plan: Path | None = None,
     run_dir: Path | None = None,
     site: str | None = None,
     server: Servers | None = None,
@@ -39,6 +40,9 @@ def train(  # noqa: PLR0913 - each is an option of the command
         The run.yaml; without it all defaults.
     fleet
         The fleet.yaml; without it one local site.
+    plan
+        What `isthmus plan --runnable --out` wrote for this run and fleet; without it every chip of every site
+        trains on an even share.
     run_dir
         Where the run lives; by default runs/<name>.
     site
@@ -50,7 +54,7 @@ def train(  # noqa: PLR0913 - each is an option of the command
     set_
         Override one field, such as train.lr=3e-4; may be given again.
     """
-    from isthmus.ui import runner
+    from isthmus.ui import plans, runner
 
     for_run, for_fleet = split_overrides(set_ or [])
     spec, fleet_spec = load_run(run, for_run), load_fleet(fleet, for_fleet)
@@ -58,7 +62,7 @@ def train(  # noqa: PLR0913 - each is an option of the command
     if site is None:
         if server or certs:
             raise InputError("--server and --certs belong to one site", hint="add --site NAME")
-        view = runner.run(path, spec, fleet_spec)
+        view = runner.run(path, runner.plan_work(spec, fleet_spec, plans.read_if(plan)))
         tables.console().print(tables.summary(view))
         return
     if not server or not certs:
@@ -66,4 +70,5 @@ def train(  # noqa: PLR0913 - each is an option of the command
             f"site '{site}' needs a server and its certificates",
             hint="add --server host:port --certs DIR (made by `isthmus certs init` where the server runs)",
         )
-    runner.run_site(path, spec, fleet_spec, runner.Remote(site, server, certs.absolute()), dict(os.environ))
+    work = runner.plan_work(spec, fleet_spec, plans.read_if(plan))
+    runner.run_site(path, work, runner.Remote(site, server, certs.absolute()), dict(os.environ))

@@ -3,8 +3,10 @@
 import re
 from functools import cache
 
-from isthmus.planner.catalogue import build_catalogue
-from isthmus.planner.known_model import KnownModel
+from isthmus.planner.models.gated import gated_models
+from isthmus.planner.models.known import KnownModel
+from isthmus.planner.models.moe import mixtures
+from isthmus.planner.models.ungated import ungated_models
 
 _VARIANT = re.compile(r"[-_ ]+(hf|base|chat|instruct|it|v0\.\d|bf16|thinking|\d{4})$")
 """What a name may end in that leaves the shapes as they are."""
@@ -19,13 +21,15 @@ def find_model(name: str) -> KnownModel | None:
     return names.get(_squash(plain)) or names.get(_squash(plain).removesuffix("moe"))
 
 
-def known_models() -> list[KnownModel]:
-    return list({id(model): model for model in _by_name().values()}.values())
+@cache
+def known_models() -> tuple[KnownModel, ...]:
+    """All of them, family by family."""
+    return (*gated_models(), *ungated_models(), *mixtures())
 
 
 @cache
 def _by_name() -> dict[str, KnownModel]:
-    return {_squash(name): model for model in build_catalogue() for name in (model.name, *model.aliases)}
+    return {_squash(name): model for model in known_models() for name in (model.name, *model.aliases)}
 
 
 def _squash(name: str) -> str:

@@ -2,7 +2,7 @@
 
 from msgspec.structs import replace
 
-from isthmus.planner.known_model import KnownModel
+from isthmus.planner.models.known import KnownModel
 from isthmus.spec.model import ModelSpec
 
 Dims = tuple[int, ...]

@@ -4,7 +4,8 @@ import pytest
 from msgspec.structs import replace
 
 from isthmus.errors import InputError
-from isthmus.planner.failures.derive import NODE_MTBF_S, Assumptions, checkpoint_bytes, derive_job
+from isthmus.planner.failures.assumptions import NODE_MTBF_S, Assumptions
+from isthmus.planner.failures.derive import checkpoint_bytes, derive_job
 from isthmus.planner.failures.job import LineFaults
 from isthmus.planner.layout import Layout
 from isthmus.planner.make import make_plan
@@ -96,9 +97,11 @@ def test_nodes_that_the_plan_leaves_unused_are_spares():
 
 def test_a_pipeline_over_sites_stops_as_one():
     def stage(site: str, first: int) -> StagePlan:
-        return StagePlan(site=site, chip="a100", first_layer=first, end_layer=first + 2)
+        return StagePlan(site=site, chip="a100", tp=4, first_layer=first, end_layer=first + 2)
 
-    line = PipelinePlan(layout=Layout(tp=2, pp=4), stages=[stage("jinan", 0), stage("weihai", 2)])
+    line = PipelinePlan(
+        layout=Layout(tp=4, pp=2, seq_len=256), stages=[stage("jinan", 0), stage("weihai", 2)]
+    )
     chips = [chip for site in PLAN.sites for chip in site.chips]
     both = replace(PLAN.sites[0], chips=chips, step_s=3.0, pipelines=[line])
     expected = Expected(
@@ -142,7 +145,7 @@ def test_a_plan_of_another_fleet_is_refused():
     smaller = FleetSpec(sites={**FLEET.sites, "jinan": SiteSpec(nodes=[NodeSpec(chips={"a100": 2})])})
     with pytest.raises(InputError, match="lacks"):
         derive_job(PLAN, smaller, RUN, step_s=STEP_S)
-    with pytest.raises(InputError, match="between failures"):
+    with pytest.raises(InputError, match="assumed to be 0 s"):
         derive_job(PLAN, FLEET, RUN, step_s=STEP_S, assume=Assumptions(mtbf=Seconds(0.0)))
     with pytest.raises(InputError, match="spares"):
         derive_job(PLAN, FLEET, RUN, step_s=STEP_S, spares={"jinan": -1})

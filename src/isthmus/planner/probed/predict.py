@@ -6,7 +6,7 @@ A step of m micro-batches of n tokens on one of R data-parallel ranks takes
 
 with c_b blocks of kind b in the model, f_b, g_b, a_b their forward, backward, and what adding to gradients
 takes longer, each linear between the sizes measured; u the optimizer's time on the P' parameters of the
-probed model, P those of this one; s the rest of a step; e what the exchange adds (`planner.buckets`).
+probed model, P those of this one; s the rest of a step; e what the exchange adds (`planner.probed.buckets`).
 Times are medians, so that the prediction is the median step's.
 """
 
@@ -18,10 +18,11 @@ from statistics import median
 import msgspec
 
 from isthmus.errors import NotFoundError
-from isthmus.planner.buckets import contention, overlap
-from isthmus.planner.extract import layers_of
+from isthmus.planner.cost.convention import MOMENTS
 from isthmus.planner.plan import SitePlan
-from isthmus.planner.profile import Block, BlockTime, CollectiveRate, Profile, fingerprint
+from isthmus.planner.probed.buckets import contention, overlap
+from isthmus.planner.probed.extract import layers_of
+from isthmus.planner.probed.profile import Block, BlockTime, CollectiveRate, Profile, fingerprint
 from isthmus.spec.count import count_params
 from isthmus.spec.model import ModelSpec
 from isthmus.spec.run import RunSpec
@@ -31,7 +32,6 @@ NINE_OF_TEN = 1.645
 MICRO_BATCH_BLOCKS: tuple[Block, ...] = ("embedding", "attention", "dense", "moe", "head")
 BYTES = 4
 """Of a parameter, a gradient and a moment: all are fp32."""
-MOMENTS = {"adamw": 2, "sgd": 0}
 
 
 class StepEstimate(msgspec.Struct, frozen=True, kw_only=True):

@@ -8,13 +8,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from isthmus.errors import NotFoundError
-from isthmus.planner.buckets import BUCKET_BYTES, Overlap, contention, overlap
-from isthmus.planner.extract import FEW_PARAMS, FEWEST_LAYERS, extract, layers_of
-from isthmus.planner.joined import predict_joined
 from isthmus.planner.make import make_plan
-from isthmus.planner.measured import interpolate, predict_peak_bytes, predict_step
 from isthmus.planner.plan import SitePlan
-from isthmus.planner.profile import (
+from isthmus.planner.probed.buckets import BUCKET_BYTES, Overlap, contention, overlap
+from isthmus.planner.probed.extract import FEW_PARAMS, FEWEST_LAYERS, extract, layers_of
+from isthmus.planner.probed.joined import predict_joined
+from isthmus.planner.probed.predict import interpolate, predict_peak_bytes, predict_step
+from isthmus.planner.probed.profile import (
     BlockTime,
     CollectiveRate,
     ExchangeTime,

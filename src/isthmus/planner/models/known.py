@@ -39,7 +39,7 @@ class KnownModel(msgspec.Struct, frozen=True, kw_only=True):
     params: float
     """As its makers state it, or as its name rounds it."""
     source: str = ""
-    """Where the dimensions were read: a file of a public repository or a paper."""
+    """Where the dimensions can be read: a file of a repository, a paper; 'believed' marks the rest."""
     aliases: list[str] = []
     ffn_matrices: Literal[2, 3] = 3
     """3: SwiGLU (gate, up, down) of `ffn_size`; 2: up and down with GELU, ReLU or squared ReLU between."""

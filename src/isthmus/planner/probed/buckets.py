@@ -4,7 +4,7 @@ import math
 from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
-from isthmus.planner.profile import CollectiveRate
+from isthmus.planner.probed.profile import CollectiveRate
 from isthmus.spec.count import param_shapes
 from isthmus.spec.model import ModelSpec
 

@@ -2,8 +2,8 @@
 
 import pytest
 
-from isthmus.planner.known_model import KnownModel, LatentAttention
-from isthmus.planner.models import find_model, known_models
+from isthmus.planner.models.catalogue import find_model, known_models
+from isthmus.planner.models.known import KnownModel, LatentAttention
 from isthmus.spec.count import count_params
 from isthmus.spec.presets import presets
 

@@ -5,9 +5,9 @@ from collections.abc import Mapping
 import msgspec
 
 from isthmus.planner.make import make_plan
-from isthmus.planner.measured import StepEstimate, predict_step
 from isthmus.planner.plan import Plan, SitePlan
-from isthmus.planner.profile import Profile, fingerprint
+from isthmus.planner.probed.predict import StepEstimate, predict_step
+from isthmus.planner.probed.profile import Profile, fingerprint
 from isthmus.spec.count import count_params
 from isthmus.spec.fleet import FleetSpec
 from isthmus.spec.run import RunSpec

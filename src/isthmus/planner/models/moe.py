@@ -1,12 +1,12 @@
-"""Published models of experts, besides those that are a dense family's."""
+"""Published Mixture-of-Experts models, besides those of a dense family (`gated`)."""
 
 from msgspec.structs import replace
 
-from isthmus.planner.families import LLAMA, MODELOPT, NEMO, aliased, family
-from isthmus.planner.known_model import KnownModel, LatentAttention
+from isthmus.planner.models.family import LLAMA, MODELOPT, NEMO, aliased, family
+from isthmus.planner.models.known import KnownModel, LatentAttention
 
 
-def large_moes() -> list[KnownModel]:
+def mixtures() -> list[KnownModel]:
     grok = family(
         replace(LLAMA, tied_head=True, num_experts=8, top_k=2, max_seq_len=8192),
         "xai-org/grok-1 run.py",

@@ -1,0 +1,1 @@
+"""Published models by name, and their dimensions."""

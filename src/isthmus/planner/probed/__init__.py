@@ -1,0 +1,1 @@
+"""What follows from the profile that `isthmus probe` took of a machine."""
