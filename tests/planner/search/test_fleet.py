@@ -6,6 +6,8 @@ from isthmus.errors import InfeasibleError, InputError
 from isthmus.planner.plan import Plan
 from isthmus.planner.runnable import check_runnable
 from isthmus.planner.search.answer import best_plan
+from isthmus.planner.search.chain import search_chain
+from isthmus.planner.search.fleet import survey
 from isthmus.spec.fleet import ChipSpec, TrunkSpec
 from isthmus.spec.presets import presets
 from isthmus.units import Bandwidth, Bytes
@@ -133,3 +135,14 @@ def test_fixed_degrees_are_kept(make_fleet, make_run):
     for pipeline in plan.sites[0].pipelines:
         assert (pipeline.layout.tp, pipeline.layout.pp) == (2, 3)
         assert all(stage.recompute_layers == stage.held_layers for stage in pipeline.stages)
+
+
+def test_stages_of_unlike_libraries_send_slower(make_fleet, make_run):
+    run = make_run(batch=64)
+    fixed = replace(run, parallel=replace(run.parallel, tp=8, pp=4, virtual=1))
+    own = {"x": ChipSpec(like="a100", collectives="nccl"), "y": ChipSpec(like="a100", collectives="hccl")}
+    alike = replace(own["y"], collectives="nccl")
+    fleet = make_fleet(west=site(x=2, y=2))
+    job = [survey(replace(fleet, chips=chips), fixed) for chips in (own, own | {"y": alike})]
+    unlike, same = (search_chain(each.job, each.pools["west"], 64).best for each in job)
+    assert unlike.step_s > same.step_s

@@ -13,6 +13,9 @@ from isthmus.planner.chips.chip import ChipModel
 LINK_LATENCY_S = 4e-6
 NIC_LATENCY_S = 12e-6
 """Of one message between two chips, with the library's own part; NCCL over NVLink and over RDMA."""
+BRIDGE = 0.5
+"""Part of the network's bandwidth between chips of unlike collective libraries: two copies through host
+memory instead of none. Believed; `isthmus probe` does not measure it."""
 
 
 class Line(NamedTuple):

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from msgspec.structs import replace
 
+from isthmus.planner.cost.network import BRIDGE
 from isthmus.planner.layout import Layout
 from isthmus.planner.search.alike import Found, pool_front, search_pool, waiting_of
 from isthmus.planner.search.chain import Line, chain_front, search_chain
@@ -30,9 +31,6 @@ MAX_POOLS_MIXED = 4
 """Pools whose every partition into pipelines is tried; more are planned each by itself."""
 NEAR, MOST_PLAYED = 1.01, 4
 """Templates up to this much slower than the fastest, and so many of them, are played event by event."""
-BRIDGE = 0.5
-"""Part of the network's bandwidth between chips of unlike collective libraries: two copies through host
-memory instead of none. Believed; `isthmus probe` does not measure it."""
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
@@ -11,6 +12,7 @@ from msgspec.structs import replace
 from isthmus.planner.cost.convention import MEGATRON, Convention
 from isthmus.planner.cost.factors import Factors
 from isthmus.planner.cost.memory import chip_params
+from isthmus.planner.cost.network import BRIDGE
 from isthmus.planner.cost.shapes import DENSE, EMBEDDING, HEAD, MOE, shapes_of
 from isthmus.planner.cost.step import (
     Exchange,
@@ -231,12 +233,22 @@ def problem_of(job: Job, segments: Sequence[Segment], layout: Layout) -> SplitPr
         fixed_S=stacked("fixed_bytes"),
         working_S=stacked("again_bytes"),
         limit_S=np.repeat(limits, counts),
-        send_S=2 * stacked("send_s") if layout.pp > 1 else np.zeros(sum(counts)),
+        send_S=2 * stacked("send_s") * _bridging(segments) if layout.pp > 1 else np.zeros(sum(counts)),
         micro_batches=layout.micro_batches,
         recompute={"full": "full", "none": "none", "selective": "none"}.get(fixed, "auto"),  # type: ignore[arg-type]
         schedule="interleaved" if layout.virtual > 1 else "1f1b",
         virtual=layout.virtual,
     )
+
+
+def _bridging(segments: Sequence[Segment]) -> Floats:
+    """[S]: by how much longer a stage sends where a neighbour's collective library is another."""
+    libraries = [each.pool.chip.collectives for each in segments for _ in range(each.stages)]
+    if len(set(libraries)) == 1:
+        return np.ones(len(libraries))
+    bridged = np.array([left != right for left, right in pairwise(libraries)])
+    touches = np.append(bridged, False) | np.append(False, bridged)
+    return np.where(touches, 1 / BRIDGE, 1.0)
 
 
 def time_of(job: Job, segments: Sequence[Segment], layout: Layout, cut: Split) -> StepTime:
