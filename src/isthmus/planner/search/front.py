@@ -27,7 +27,9 @@ Floats = NDArray[np.float64]
 CLOSE = 1e-5
 """Relative width at which the bisection ends."""
 TIGHTENED = 64
-"""Candidates that get their second bound at once, most sequences first."""
+"""Candidates that get their second bound at once."""
+NEAR = 0.95
+"""They may take at least this part of the most."""
 MAX_SPLITS = 20_000
 FOREVER_S = 1e12
 
@@ -95,9 +97,8 @@ class Front:
             count = int(self.counts(rows[first : first + 1], limit_s)[0])
             self._cut(int(rows[first]), count, limit_s)
             return np.array([first])
-        most = min(TIGHTENED, len(may))
-        best = np.append(np.argpartition(may, len(may) - most)[len(may) - most :], first)
-        loose = np.unique(best[~self.tight[rows[best]]])
+        loose = np.flatnonzero((may >= NEAR * may[first]) & ~self.tight[rows])[:TIGHTENED]
+        loose = np.union1d(loose, [first])
         for row in rows[loose].tolist():
             self._tighten(row)
         return loose
