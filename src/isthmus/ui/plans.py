@@ -7,6 +7,7 @@ import msgspec
 from rich.table import Table
 
 from isthmus.errors import InputError, NotFoundError
+from isthmus.journal.store import DiskStore
 from isthmus.planner.plan import Plan
 from isthmus.planner.probed.profile import Profile
 from isthmus.planner.published.score import Score
@@ -25,6 +26,12 @@ def read_if(path: Path | None) -> Plan | None:
 def read_profile(path: Path) -> Profile:
     """Raises NotFoundError, and InputError if it is not a profile."""
     return _read(path, Profile, "isthmus probe --out")
+
+
+def save(path: Path | None, value: msgspec.Struct) -> None:
+    """As JSON, where a path is named."""
+    if path:
+        DiskStore().write_atomic(path, msgspec.json.format(msgspec.json.encode(value)))
 
 
 def read_text(path: Path) -> str:

@@ -93,7 +93,7 @@ def test_parts_add_up_and_waiting_grows_with_nodes(pp: int, scale: int, sharding
     bounds = [(1 + stage * size, 1 + (stage + 1) * size) for stage in range(pp)]
     bounds[0] = (0, bounds[0][1])
     bounds[-1] = (bounds[-1][0], bounds[-1][1] + 1)
-    costs = [stage_cost(table, each, 0, layout, exchange) for each in bounds]
+    costs = [stage_cost(table, range(*each), 0, layout, exchange) for each in bounds]
     near, far = (step_time(costs, layout, nodes, factors) for nodes in (1, 64))
     assert near.total_s == pytest.approx(sum(near))
     assert near.waiting_s == 0 < far.waiting_s

@@ -214,7 +214,7 @@ def test_the_law_of_a_case_is_the_step_that_the_search_adds_up(pp: int, sharding
     bounds = [
         (1 + stage * size - (stage == 0), 1 + (stage + 1) * size + (stage == pp - 1)) for stage in range(pp)
     ]
-    costs = [stage_cost(table, each, size, layout, exchange) for each in bounds]
+    costs = [stage_cost(table, range(*each), size, layout, exchange) for each in bounds]
     added = step_time(costs, layout, made.nodes, factors).total_s
     assert by_law == pytest.approx(added, rel=0.01)
 

@@ -117,3 +117,12 @@ def test_a_known_time_only_cuts_the_search_short(every, batch, times):
             assert limited.step_s == pytest.approx(free.step_s, rel=2 * CLOSE)
         elif times < 1 - 2 * CLOSE:
             assert not limited.chosen
+
+
+def test_a_search_that_gives_up_proves_nothing(monkeypatch):
+    case = {"each_s": 1.0, "rest_s": 0.5, "slower": 1.2, "later_s": 0.5, "gain": 2, "loose": 1.0, "turn": 1}
+    cases = [case | {"fits_below": 1000}]
+    whole = least_time([front_of(cases)], 8, whole=True)
+    assert whole.bound_s == pytest.approx(seconds(cases[0], 4), rel=2 * CLOSE)
+    monkeypatch.setattr("isthmus.planner.search.front.MAX_SPLITS", 0)
+    assert least_time([front_of(cases)], 8, whole=True, limit_s=100.0).bound_s == 0

@@ -99,18 +99,27 @@ class StageCost(NamedTuple):
 
 
 def stage_cost(
-    table: Table, blocks: tuple[int, int], recomputed: int, layout: Layout, exchange: Exchange
+    table: Table, blocks: Sequence[int], recomputed: int, layout: Layout, exchange: Exchange
 ) -> StageCost:
-    """Of blocks first <= i < end, the first `recomputed` layers of which are computed again. `exchange` is
-    scaled by its factors (`scaled`)."""
-    part = slice(*blocks)
-    first = max(1, blocks[0])
-    again = float(table.recompute_s[first : first + recomputed].sum())
+    """Of these blocks in their order, the first `recomputed` layers of which are computed again. `exchange`
+    is scaled by its factors (`scaled`)."""
+    held, last = list(blocks), len(table.forward_s) - 1
+    layers = [block for block in held if 0 < block < last]
+    again = float(table.recompute_s[layers[:recomputed]].sum())
     sends = layout.virtual * table.send_s if layout.pp > 1 else 0.0
-    dense, experts = float(table.sync_bytes[part].sum()), float(table.expert_sync_bytes[part].sum())
+    dense, experts = float(table.sync_bytes[held].sum()), float(table.expert_sync_bytes[held].sum())
+    forward_s = float(table.forward_s[held].sum()) + sends
+    backward_s = float(table.backward_s[held].sum()) + again + sends
+    return with_exchange((forward_s, backward_s), dense, experts, exchange)
+
+
+def with_exchange(
+    micro_batch_s: tuple[float, float], dense: float, experts: float, exchange: Exchange
+) -> StageCost:
+    """Of a stage whose forward and backward take so long, and its bytes of gradients, of dense parameters
+    and of experts."""
     return StageCost(
-        forward_s=float(table.forward_s[part].sum()) + sends,
-        backward_s=float(table.backward_s[part].sum()) + again + sends,
+        *micro_batch_s,
         exchange_s=exchange.latency_s + dense * exchange.dense_s + experts * exchange.expert_s,
         gather_s=dense * exchange.gather_s + experts * exchange.expert_gather_s,
         optimizer_s=(dense * exchange.optimizer_s + experts * exchange.expert_optimizer_s) / 4,

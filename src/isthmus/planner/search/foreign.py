@@ -10,7 +10,7 @@ from isthmus.planner.chips.chip import ChipModel
 from isthmus.planner.cost.convention import FSDP, MEGATRON
 from isthmus.planner.cost.shapes import shapes_of
 from isthmus.planner.cost.stage_memory import pipeline_memory
-from isthmus.planner.cost.step import StageCost, StepTime, step_time
+from isthmus.planner.cost.step import StageCost, StepTime, stage_cost, step_time
 from isthmus.planner.formats.foreign import Foreign
 from isthmus.planner.layout import Layout
 from isthmus.planner.models.known import KnownModel
@@ -173,16 +173,7 @@ def _stage_cost(job: Job, pool: Pool, config: Foreign, stage: int) -> StageCost:
     table, exchange = job.table(pool, layout), exchange_for(job, pool, layout)
     layers = [1 + layer for first, end in config.bounds[stage] for layer in range(first, end)]
     blocks = [0] * (stage == 0) + layers + [len(table.forward_s) - 1] * (stage == last)
-    again = float(table.recompute_s[layers[: config.recompute_layers[stage]]].sum())
-    sends = layout.virtual * table.send_s if layout.pp > 1 else 0.0
-    dense, experts = float(table.sync_bytes[blocks].sum()), float(table.expert_sync_bytes[blocks].sum())
-    return StageCost(
-        forward_s=float(table.forward_s[blocks].sum()) + sends,
-        backward_s=float(table.backward_s[blocks].sum()) + again + sends,
-        exchange_s=exchange.latency_s + dense * exchange.dense_s + experts * exchange.expert_s,
-        gather_s=dense * exchange.gather_s + experts * exchange.expert_gather_s,
-        optimizer_s=(dense * exchange.optimizer_s + experts * exchange.expert_optimizer_s) / 4,
-    )
+    return stage_cost(table, blocks, config.recompute_layers[stage], layout, exchange)
 
 
 def _stages(job: Job, pool: Pool, config: Foreign, costs: list[StageCost]) -> list[StagePlan]:

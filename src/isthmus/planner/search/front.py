@@ -161,7 +161,7 @@ class Least(NamedTuple):
 def least_time(fronts: Sequence[Front], batch: int, whole: bool, limit_s: float = np.inf) -> Least:
     """`limit_s`: a time that is known to do, by other means."""
     search = _Search(fronts, batch, whole, [np.arange(len(front.each_s)) for front in fronts])
-    low_s, high_s, chosen = 0.0, limit_s, []
+    low_s, high_s, bound_s, chosen = 0.0, limit_s, 0.0, []
     if np.isfinite(limit_s):
         search.prune(limit_s)
     while high_s - low_s > CLOSE * high_s or not np.isfinite(high_s):
@@ -174,7 +174,8 @@ def least_time(fronts: Sequence[Front], batch: int, whole: bool, limit_s: float 
             search.prune(high_s)
         else:
             low_s = middle_s
-    return Least(high_s, low_s, chosen)
+            bound_s = bound_s if search.gave_up else middle_s
+    return Least(high_s, bound_s, chosen)
 
 
 @dataclass
@@ -184,6 +185,8 @@ class _Search:
     whole: bool
     rows: list[Ints]
     """Of each part the candidates that are still of use."""
+    gave_up: bool = False
+    """Some answer took more than MAX_SPLITS splits: from then on no bound follows."""
 
     def first_s(self) -> float:
         return min((float(front.each_s.min(initial=FOREVER_S)) for front in self.fronts), default=FOREVER_S)
@@ -204,6 +207,7 @@ class _Search:
             touched = front.settle(rows, may[part], limit_s)
             may[part][touched] = front.sequences(rows[touched], limit_s, self.whole)
             exact[part] = max(exact[part], front.latest(limit_s, self.whole))
+        self.gave_up = True
         return False
 
     def least_built(self, limit_s: float) -> float:

@@ -237,7 +237,7 @@ def _trimmed(job: Job, templates: Sequence[Template]) -> list[Template]:
     spare = sum(each.layout.dp * each.layout.replica_batch for each in kept) - job.batch
     for index in sorted(range(len(kept)), key=lambda at: -kept[at].layout.replica_batch):
         layout = kept[index].layout
-        unit = layout.ep * layout.expert_tp // math.gcd(layout.ep * layout.expert_tp, layout.cp * layout.tp)
+        unit = layout.expert_unit
         fewer = min(layout.dp - 1, spare // layout.replica_batch) // unit * unit
         if fewer > 0:
             smaller = evaluate(job, kept[index].segments, replace(layout, dp=layout.dp - fewer))

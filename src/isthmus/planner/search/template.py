@@ -21,6 +21,7 @@ from isthmus.planner.cost.step import (
     exchange_of,
     scaled,
     step_time,
+    with_exchange,
 )
 from isthmus.planner.cost.table import Floats, Table
 from isthmus.planner.cost.tabulate import GRAD_BYTES, kind_seconds, spread, stage_send_s
@@ -269,15 +270,7 @@ def stage_costs(job: Job, segments: Sequence[Segment], layout: Layout, cut: Spli
         running = job.table(segment.pool, own).running
         sums = (running[:, ends_SV[stages]] - running[:, firsts_SV[stages]]).sum(axis=2)
         for forward, dense, experts, whole in zip(*sums.tolist(), cut.time_S[stages].tolist(), strict=True):
-            costs.append(
-                StageCost(
-                    forward_s=forward,
-                    backward_s=whole - forward,
-                    exchange_s=exchange.latency_s + dense * exchange.dense_s + experts * exchange.expert_s,
-                    gather_s=dense * exchange.gather_s + experts * exchange.expert_gather_s,
-                    optimizer_s=(dense * exchange.optimizer_s + experts * exchange.expert_optimizer_s) / 4,
-                )
-            )
+            costs.append(with_exchange((forward, whole - forward), dense, experts, exchange))
     return costs
 
 

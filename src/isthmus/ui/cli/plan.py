@@ -60,8 +60,7 @@ def plan(  # noqa: PLR0913 - each is an option of the command
     for_run, for_fleet = split_overrides(set_ or [])
     run_spec, fleet_spec = load_run(run, for_run), load_fleet(fleet, for_fleet)
     found = best_plan(fleet_spec, run_spec, _profiles(profile or []), runnable)
-    if out:
-        DiskStore().write_atomic(out, msgspec.json.format(msgspec.json.encode(found)))
+    plans.save(out, found)
     if html:
         DiskStore().write_atomic(html, _page(found, run_spec, fleet_spec).encode())
     if json_:
@@ -235,8 +234,7 @@ def replan(  # noqa: PLR0913 - each is an option of the command
         assume=read_assumptions(assume or []),
         profiles=_profiles(profile or []),
     )
-    if out:
-        DiskStore().write_atomic(out, msgspec.json.format(msgspec.json.encode(found.plan)))
+    plans.save(out, found.plan)
     if json_:
         print(msgspec.json.encode(found, enc_hook=float).decode())
     else:

@@ -9,10 +9,9 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from isthmus.agent.probe import Wanted, run_probe
-from isthmus.journal.store import DiskStore
 from isthmus.planner.probed.profile import BlockTime, Profile
 from isthmus.spec.load import load_run
-from isthmus.ui import tables, text
+from isthmus.ui import plans, tables, text
 
 
 def probe(  # noqa: PLR0913 (one for each option)
@@ -54,11 +53,9 @@ def probe(  # noqa: PLR0913 (one for each option)
 
         prepare_data(spec)
     profile = _measure(wanted)
-    encoded = msgspec.json.encode(profile)
-    if out:
-        DiskStore().write_atomic(out, msgspec.json.format(encoded))
+    plans.save(out, profile)
     if json_:
-        print(encoded.decode())
+        print(msgspec.json.encode(profile).decode())
         return
     tables.console().print(shown(profile))
 
