@@ -6,7 +6,7 @@ from isthmus.faults.terms import Action, Blast, FaultClass
 
 
 class Entry(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, rename={"kind": "class"}):
-    """What one fault looks like in logs, what it means, what to do about it and how to know that it worked."""
+    """What one fault looks like in logs, what it means, what to do about it, how to know that it worked."""
 
     id: str
     """'XID-79', 'NCCL-WATCHDOG': capital letters, digits and hyphens."""
@@ -20,7 +20,7 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     """Regular expressions of Python's `re`, each searched in one line of a log."""
     cause: str
     victim: bool = False
-    """Usually seen on ranks that suffer from another one's fault: never blamed while another entry is found."""
+    """Usually seen on ranks that suffer from another one's fault: never blamed while another is found."""
     blast_radius: Blast
     action: Action
     verify: str
