@@ -4,11 +4,11 @@ from typing import Literal
 
 FaultClass = Literal[
     "advice", "ckpt_corrupt", "ckpt_mismatch", "comm_error", "config", "crash", "data_corrupt",
-    "dataloader", "dataloader_hang", "desync", "device_fault", "device_lost", "device_state", "disk_fail", "disk_full",
-    "ecc", "fail_slow", "gsp", "hang", "host_fail", "link", "loss_spike", "nan", "network", "network_degraded",
-    "network_init", "oom_device", "oom_host", "oom_shm", "operator", "partition", "permission", "power",
-    "preempt", "rendezvous", "resource", "sdc", "secondary", "storage", "storage_or_host", "user_code",
-    "version_mismatch",
+    "dataloader", "dataloader_hang", "desync", "device_fault", "device_lost", "device_state",
+    "disk_fail", "disk_full", "ecc", "fail_slow", "gsp", "hang", "host_fail", "link", "loss_spike",
+    "nan", "network", "network_degraded", "network_init", "oom_device", "oom_host", "oom_shm",
+    "operator", "partition", "permission", "power", "preempt", "rendezvous", "resource", "sdc",
+    "secondary", "storage", "storage_or_host", "user_code", "version_mismatch",
 ]  # fmt: skip
 
 Action = Literal[
