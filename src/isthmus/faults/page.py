@@ -99,16 +99,14 @@ class PageView(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class PageWriter:
-    """The rank's side. Owns the mapping."""
+    """The rank's side. Owns the mapping.
 
-    def __init__(self, path: Path):
-        self.path = path
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
-        try:
-            os.ftruncate(descriptor, SIZE)
-            self._map = mmap.mmap(descriptor, SIZE)
-        finally:
-            os.close(descriptor)
+    Args:
+        path: file to make or to take over; None: memory of this process alone, where nobody watches.
+    """
+
+    def __init__(self, path: Path | None = None):
+        self._map = _map(path) if path else mmap.mmap(-1, SIZE)
         self._words = memoryview(self._map).cast("q")
         self._floats = memoryview(self._map).cast("d")
         self._wait_ns = self._data_ns = 0
@@ -214,6 +212,15 @@ class PageWriter:
         self._words.release()
         self._floats.release()
         self._map.close()
+
+
+def _map(path: Path) -> mmap.mmap:
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+    try:
+        os.ftruncate(descriptor, SIZE)
+        return mmap.mmap(descriptor, SIZE)
+    finally:
+        os.close(descriptor)
 
 
 class PageReader:
