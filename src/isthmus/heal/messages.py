@@ -17,6 +17,7 @@ class Hello(msgspec.Struct, frozen=True, tag=True):
     """The place it holds; -1: none yet."""
     generation: int = 0
     step: int = -1
+    """Optimizer steps of the state it has; -1: it has none."""
 
 
 class Warm(msgspec.Struct, frozen=True, tag=True):
@@ -30,9 +31,12 @@ class Form(msgspec.Struct, frozen=True, tag=True):
     rank: int
     world_size: int
     fresh: tuple[int, ...]
-    """Ranks whose process is new: they have no state. All of them: each takes up checkpoint or copy."""
+    """Ranks whose process is new: they have no state, as far as the keeper has heard; when the step is agreed
+    each says for itself. All of them: each takes up checkpoint or copy."""
     address: str = "127.0.0.1"
     """Of this process's node, as the others reach it."""
+    at_most_step: int = -1
+    """Roll back: what is of a later step (in memory, copies, checkpoints) is dropped for good. -1: no."""
 
 
 class Posted(msgspec.Struct, frozen=True, tag=True):
@@ -44,7 +48,7 @@ class Posted(msgspec.Struct, frozen=True, tag=True):
 
 
 class Abandon(msgspec.Struct, frozen=True, tag=True):
-    """Keeper to process: this generation is over, break its group now; a `Form` follows."""
+    """Keeper to process: this generation and all before are over, break the group now; a `Form` follows."""
 
     generation: int
 
@@ -77,7 +81,8 @@ class Failed(msgspec.Struct, frozen=True, tag=True):
 
 
 class Leaving(msgspec.Struct, frozen=True, tag=True):
-    """Process to keeper: it ends in order."""
+    """Process to keeper: it ends in order. Rank 0 says it when the last save is sound, with all ranks'
+    parts."""
 
     reason: str
 
