@@ -110,8 +110,11 @@ class Brood:
         self._descriptors[os.pidfd_open(pid)] = process
 
     def hear(self) -> list[str]:
-        """Processes that the nursery has borne since the last call. Raises IsthmusError where it cannot start."""
-        assert self._nursery and self._nursery.stdout
+        """Processes that the nursery has borne since the last call. Raises IsthmusError where it cannot
+        start.
+        """
+        assert self._nursery
+        assert self._nursery.stdout
         answer = os.read(self._nursery.stdout.fileno(), 1 << 16)
         if not answer:
             self._nursery_died()

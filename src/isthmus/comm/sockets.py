@@ -12,12 +12,12 @@ Opened = dict[int, int]
 
 
 def open_sockets() -> Opened:
-    """All TCP sockets of this process."""
+    """All TCP connections of this process."""
     found: Opened = {}
     for name in os.listdir("/proc/self/fd"):
         with contextlib.suppress(OSError):
             about = os.stat(f"/proc/self/fd/{name}")
-            if stat.S_ISSOCK(about.st_mode) and _is_tcp(int(name)):
+            if stat.S_ISSOCK(about.st_mode) and _is_connection(int(name)):
                 found[int(name)] = about.st_ino
     return found
 
@@ -33,6 +33,8 @@ def shut(sockets: Opened) -> None:
                 handle.shutdown(socket.SHUT_RDWR)
 
 
-def _is_tcp(descriptor: int) -> bool:
+def _is_connection(descriptor: int) -> bool:
+    """A listening socket is left alone: gloo ends its process when that fails."""
     with socket.socket(fileno=os.dup(descriptor)) as handle:
-        return handle.family in (socket.AF_INET, socket.AF_INET6) and handle.type == socket.SOCK_STREAM
+        is_tcp = handle.family in (socket.AF_INET, socket.AF_INET6) and handle.type == socket.SOCK_STREAM
+        return is_tcp and not handle.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)

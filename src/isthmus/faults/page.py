@@ -28,6 +28,11 @@ SIZE = 8 * (_RECORDS + RING * _RECORD_WORDS)
 _MASK = (1 << 63) - 1
 
 
+def page_file(folder: Path, process: str) -> Path:
+    """Where the page of a process is, in its agent's folder."""
+    return folder / f"{process.replace('/', '-')}.page"
+
+
 class Phase(IntEnum):
     """What the rank's main thread is at. The first two rows are bounded by a step; the rest may take long and
     are never a hang by themselves."""

@@ -17,7 +17,7 @@ from isthmus.comm.kept import KeptCollective
 from isthmus.comm.site_group import Limits, form_group
 from isthmus.data.dataset import Dataset
 from isthmus.errors import IsthmusError, UnreachableError
-from isthmus.faults.page import PageWriter, Phase
+from isthmus.faults.page import PageWriter, Phase, page_file
 from isthmus.heal import messages
 from isthmus.heal.lifeline import Ears, Lifeline
 from isthmus.heal.messages import Broken, Failed, Form, Hello, Joined, Leaving, Warm
@@ -44,7 +44,7 @@ class KeptBy:
 
     @property
     def page(self) -> Path:
-        return self.folder / f"{self.process}.page"
+        return page_file(self.folder, self.process)
 
 
 DOOR = "door.sock"
