@@ -1,7 +1,8 @@
 """Keeps the ranks of one site alive: `python -m isthmus.agent --run-dir RUN --site NAME`.
 
 Its exit code is 0 when the site has done its part, and that of the error otherwise. A signal asks the ranks
-to save and leave; killed, it leaves them training, and the next one takes them over.
+to save and leave, SIGQUIT ends them at once; killed, it leaves them training, and the next one takes them
+over.
 """
 
 import argparse
@@ -60,28 +61,42 @@ def keep(run: RunDir, name: str, line: str, cpus: str) -> End:
             process=process,
             module="isthmus.train.__main__",
             arguments=[*place, *(["--line", line] if line else []), *kept],
-            log=str(run.logs / f"standby-{name}-{process.rpartition('/')[2]}.log"),
+            log=str(standby_log(run, name, process)),
             threads=threads,
         )
 
-    site = Site(name, size, folder, live, birth, shares, Policy())
+    def logs(process: str, rank: int | None) -> Path:
+        return standby_log(run, name, process) if rank is None else run.logs / f"rank-{name}-{rank}.log"
+
+    site = Site(name, size, folder, live, birth, logs, shares, Policy())
     with Journal(run.path, f"agent/{name}") as journal:
         keeper = Keeper(site, journal, Brood(run.logs / f"nursery-{name}.log"), Watcher(live))
 
         def ask(number: int, frame: object) -> None:
             keeper.leave_asked = signal.Signals(number).name
 
+        def quit_now(number: int, frame: object) -> None:
+            raise KeyboardInterrupt
+
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1):
             signal.signal(number, ask)
+        signal.signal(signal.SIGQUIT, quit_now)
         keeper.open()
         try:
             while (end := keeper.turn()) is None:
                 pass
+        except KeyboardInterrupt:
+            end = End("failed", "ended at once", 130)
         finally:
             keeper.close()
         site.record.unlink(missing_ok=True)
         remove(live, folder / ADDRESS)
         return end
+
+
+def standby_log(run: RunDir, site: str, process: str) -> Path:
+    """Of a process without a place."""
+    return run.logs / f"standby-{site}-{process.rpartition('/')[2]}.log"
 
 
 def read_cpus(text: str) -> list[frozenset[int]]:

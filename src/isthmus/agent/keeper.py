@@ -30,6 +30,7 @@ from isthmus.wire.line import LineClosedError
 
 POLL_S = 0.05
 NODE = "local"
+LAST_LINES = 12
 
 
 @dataclass(frozen=True)
@@ -43,6 +44,8 @@ class Site:
     live: Path
     birth: Callable[[str], Birth]
     """How a process of this id is made."""
+    log: Callable[[str, int | None], Path]
+    """Of a process, by the place it holds."""
     cpus: list[frozenset[int]]
     """Where each rank runs."""
     policy: Policy
@@ -168,9 +171,16 @@ class Keeper:
         line = self._by_name.get(process)
         if line is not None and line.fileno() in self._lines:
             self._hear(line.fileno(), now_s)
-        words = self._words.pop(process, "")
+        words = self._words.pop(process, "") or self._last_words(process)
         self._happened(events.Exited(now_s=now_s, process=process, code=code, words=words))
         page_file(self.site.live, process).unlink(missing_ok=True)
+
+    def _last_words(self, process: str) -> str:
+        members = self.state.members
+        log = self.site.log(process, members.index(process) if process in members else None)
+        with contextlib.suppress(OSError):
+            return "\n".join(log.read_text(errors="replace").splitlines()[-LAST_LINES:])
+        return ""
 
     def _happened(self, event: events.AnyEvent) -> None:
         """One event after the other; what actions set off comes after what was there before."""
@@ -230,7 +240,10 @@ class Keeper:
                 for subject in subjects or [site]:
                     self.journal.emit(
                         told.Fault(
-                            subject=subject, kind=emit.what, detail=emit.text, began_s=wall_s + emit.began_s
+                            subject=subject,
+                            kind=emit.what,
+                            detail=emit.text.rstrip().rpartition("\n")[2],
+                            began_s=wall_s + emit.began_s,
                         )
                     )
             case "healed":

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import msgspec
 import xxhash
+from setproctitle import setproctitle
 
 from isthmus import chips
 from isthmus.comm.site_group import init_site_group, site_rank
@@ -120,6 +121,8 @@ def run_rank(work: Work) -> Outcome:
 
 def run_kept(work: Work, by: KeptBy) -> int:
     """Warm up, wait for a place among the ranks, train. Returns the exit code, which the agent has heard."""
+    title = f"isthmus.train --run-dir {work.run_dir.path} --site {work.site} --process {by.process}"
+    setproctitle(title)
     with ExitStack() as stack:
         leave = stack.enter_context(Leave())
         chip, job = work.chip(0), work.job(0)
@@ -132,6 +135,7 @@ def run_kept(work: Work, by: KeptBy) -> int:
             return 0
         rank = kept.group.rank
         write_to(work.run_dir.logs / f"rank-{work.site}-{rank}.log")
+        setproctitle(f"{title} --rank {rank}")
         journal = stack.enter_context(Journal(work.run_dir.path, f"rank/{work.site}/{rank}"))
         try:
             work.train(Crew(job, work.dataset, kept.group, learner, journal, leave), stack, kept)

@@ -3,8 +3,8 @@
 A fresh interpreter imports torch for seconds, a fork has it. Only a process that never ran a second thread
 may be forked, and never one that holds an accelerator's context: this one computes nothing. Orders come on
 standard input, a JSON object a line (`Birth`); each is answered on standard output by "process pid". The
-child's parent is whoever started this nursery, if that is a subreaper: the child outlives the nursery, and its
-end is seen there.
+child's parent is whoever started this nursery, if that is a subreaper: the child outlives the nursery, and
+its end is seen there.
 """
 
 import os
