@@ -82,6 +82,10 @@ class RunDir:
         """A named pipe: what the site's `index`-th relay, which emulates its link, is told to do."""
         return self.site(site) / f"relay-{index}.orders"
 
+    def relays(self, site: str) -> list[Path]:
+        """The pipes of all relays that ever took orders for this site."""
+        return sorted(self.site(site).glob("relay-*.orders"))
+
     def agent_address(self, site: str) -> Path:
         """Written by the site's agent once it listens: the path of its control socket."""
         return self.site(site) / "agent.address"

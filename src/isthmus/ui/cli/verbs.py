@@ -6,6 +6,7 @@ TRAIN = "Train"
 READ = "Read a run"
 SET_UP = "Set up"
 MEASURE = "Measure"
+KEEP = "Keep alive"
 
 
 class Verb(NamedTuple):
@@ -55,5 +56,6 @@ VERBS = (
         "Replay failures and slow links over days on a plan, and tell its goodput.",
         MEASURE,
     ),
+    Verb("inject", "inject:inject", "Break a run on purpose, to see that it heals.", KEEP),
     Verb("version", "version:version", "Print the versions of isthmus and of what it runs on.", MEASURE),
 )
