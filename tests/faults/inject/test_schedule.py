@@ -1,4 +1,5 @@
 import random
+import re
 from pathlib import Path
 
 import pytest
@@ -48,6 +49,12 @@ def test_a_whole_drill(tmp_path: Path):
     assert all(10 <= fault.at_s <= 70 and fault.rank in (1, 2) for fault in kills)
 
 
+def test_the_example_in_the_docs_is_one(tmp_path: Path):
+    page = (Path(__file__).parents[3] / "docs" / "inject.md").read_text()
+    (text,) = re.findall(r"```yaml\n(.*?)```", page, re.DOTALL)
+    assert len(expand(load_schedule(written(tmp_path, text), {"": 4}), 4, 4)) == 9 + 110
+
+
 def test_a_value_of_nought_is_the_default():
     (fault,) = expand(Schedule(faults=[FaultSpec(kind="slow", rank=0)]), 0, 1)
     assert fault.value == 1.2
@@ -82,7 +89,7 @@ def test_another_seed_gives_another_drill():
     ("line", "place", "word", "hint"),
     [
         ("- {kind: kil, rank: 1}", 2, "'kil'", "kill"),
-        ("- {kind: kill, at: savin}", 2, "'savin'", "saving"),
+        ("- {kind: kill, at: save}", 2, "'save'", "saving"),
         ("- {kind: kill, at_stp: 3}", 2, "unknown key 'at_stp'", "at_step"),
         ("- {rank: 3}", 2, "'kind' is missing", "give it"),
         ("- {kind: kill, at_step: 1, at_s: 3}", 2, "together", "leave one"),
