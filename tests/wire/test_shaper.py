@@ -140,6 +140,7 @@ def test_orders_through_a_named_pipe(echo, tmp_path):
             sock.recv(1)
     _, errors = relay.communicate(timeout=10)
     assert relay.returncode == 0
+    assert not path.exists()
     assert b"make tea" in errors
     assert b"slow nothing" in errors
     with pytest.raises(UnreachableError):

@@ -268,6 +268,8 @@ def main(argv: list[str]) -> int:
         print(json.dumps({"address": format_address(shaper.address)}), flush=True)
         for line in sys.stdin:
             _obey(shaper, line)
+    if args.orders:
+        args.orders.unlink(missing_ok=True)
     return 0
 
 
