@@ -78,5 +78,17 @@ class RunDir:
         """Standard output and error of each process."""
         return self.path / "logs"
 
+    def relay_orders(self, site: str, index: int) -> Path:
+        """A named pipe: what the site's `index`-th relay, which emulates its link, is told to do."""
+        return self.site(site) / f"relay-{index}.orders"
+
+    def relays(self, site: str) -> list[Path]:
+        """The pipes of all relays that ever took orders for this site."""
+        return sorted(self.site(site).glob("relay-*.orders"))
+
+    def agent_address(self, site: str) -> Path:
+        """Written by the site's agent once it listens: the path of its control socket."""
+        return self.site(site) / "agent.address"
+
     def site(self, name: str) -> Path:
         return self.path / "sites" / name

@@ -80,6 +80,7 @@ TARGETS = {
     "planner.replan.wrong_prices": Target("==", 0),
     "planner.real*": Target("<=", 0.10),
     "planner.memory_real": Target("<=", 0.05),
+    "faults.corruption.resumed": Target(">=", 1),
 }
 """By id; the pattern of the shell, `?` for one character."""
 

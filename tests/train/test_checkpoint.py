@@ -7,6 +7,7 @@ import sys
 import time
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
 
@@ -81,6 +82,55 @@ def test_falls_back_and_says_what_it_skipped(damage):
     assert found.facts.step == 1
     assert [item.path.name for item in skipped] == ["step-000000002.json"]
     assert skipped[0].reason
+
+
+def test_no_flipped_bit_of_a_manifest_passes_for_another_state():
+    """Without its own checksum, `"step":2` becomes `"step":3` and stays sound JSON."""
+    store = MemoryStore()
+    write(store, 1)
+    write(store, 2)
+    path = FOLDER / "step-000000002.json"
+    whole = bytes(store.read(path))
+    for bit in range(8 * len(whole)):
+        damaged = bytearray(whole)
+        damaged[bit // 8] ^= 1 << bit % 8
+        store.write_atomic(path, damaged)
+        assert check(store) == 1, bit
+
+
+def test_checkpoints_of_format_1_are_still_read():
+    store = MemoryStore()
+    path = write(store, 2)
+    manifest = FOLDER / "step-000000002.json"
+    sealed = msgspec.json.decode(bytes(store.read(manifest)))
+    store.write_atomic(manifest, msgspec.json.encode({**sealed["manifest"], "format": 1}))
+    assert check(store) == 2
+    write(store, 3)
+    prune(store, FOLDER, keep=2)
+    assert path.name in store.list(FOLDER)
+
+
+def test_exchanged_manifests_are_taken_by_what_they_say():
+    store = MemoryStore()
+    write(store, 1)
+    write(store, 2)
+    first, second = (FOLDER / f"step-00000000{step}.json" for step in (1, 2))
+    older, newer = bytes(store.read(first)), bytes(store.read(second))
+    store.write_atomic(first, newer)
+    store.write_atomic(second, older)
+    assert check(store) == 2
+
+
+def test_only_what_may_have_been_newer_is_told_as_skipped():
+    store = MemoryStore()
+    for step in (1, 2, 3):
+        write(store, step)
+    for step in (1, 3):
+        store.truncate(FOLDER / f"step-00000000{step}.json", 0)
+    found, skipped = load_newest(store, FOLDER)
+    assert found is not None
+    assert found.facts.step == 2
+    assert [item.path.name for item in skipped] == ["step-000000003.json"]
 
 
 def test_power_loss_at_every_operation_leaves_an_acknowledged_checkpoint_or_a_newer_one():

@@ -1,11 +1,16 @@
 import contextlib
+import json
 import socket
 import struct
+import subprocess
+import sys
 import threading
 import time
 
 import pytest
 
+from isthmus.errors import UnreachableError
+from isthmus.wire.orders import give_order
 from isthmus.wire.shaper import Shaper, ShaperProcess
 
 MIB = 1 << 20
@@ -97,6 +102,51 @@ def test_as_a_process(echo):
             shaper.reset()
             with pytest.raises(ConnectionResetError):
                 sock.recv(1)
+
+
+def round_trip_s(sock: socket.socket) -> float:
+    start_s = time.monotonic()
+    sock.sendall(b"x")
+    assert sock.recv(1) == b"x"
+    return time.monotonic() - start_s
+
+
+def test_slow_until_told_otherwise(echo):
+    with Shaper(echo, delay_s=0.01) as shaper, socket.create_connection(shaper.address) as sock:
+        sock.settimeout(5.0)
+        round_trip_s(sock)
+        shaper.slow(10)
+        assert round_trip_s(sock) >= 0.2
+        shaper.slow(1)
+        assert min(round_trip_s(sock) for _ in range(5)) < 0.2
+
+
+def test_orders_through_a_named_pipe(echo, tmp_path):
+    """They reach the relay in order; a relay that is gone is no silent loss."""
+    path = tmp_path / "site" / "relay.orders"
+    command = [sys.executable, "-m", "isthmus.wire.shaper", "--target", f"{echo[0]}:{echo[1]}"]
+    relay = subprocess.Popen(
+        [*command, "--orders", path], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    assert relay.stdout is not None
+    host, port = json.loads(relay.stdout.readline())["address"].split(":")
+    with socket.create_connection((host, int(port))) as sock:
+        sock.settimeout(5.0)
+        round_trip_s(sock)
+        give_order(path, "make tea")
+        give_order(path, "slow nothing")
+        give_order(path, "reset")
+        with pytest.raises(ConnectionResetError):
+            sock.recv(1)
+    _, errors = relay.communicate(timeout=10)
+    assert relay.returncode == 0
+    assert not path.exists()
+    assert b"make tea" in errors
+    assert b"slow nothing" in errors
+    with pytest.raises(UnreachableError):
+        give_order(path, "reset")
+    with pytest.raises(UnreachableError):
+        give_order(tmp_path / "none", "reset")
 
 
 @pytest.mark.parametrize("reset", [False, True])

@@ -181,7 +181,7 @@ class Launch:
     def _start_site(self, site: SitePlan, cpus: list[frozenset[int]]) -> None:
         addresses, relays = self.servers, []
         if self.fleet.sites[site.name].link.shape:
-            pairs = [self._start_relay(site.name, address) for address in addresses]
+            pairs = [self._start_relay(site.name, *place) for place in enumerate(addresses)]
             relays, addresses = [relay for relay, _ in pairs], [address for _, address in pairs]
         line = self._folder / f"{len(self.sites)}.sock"
         client = self._python(
@@ -195,13 +195,16 @@ class Launch:
         agent.start()
         self.sites.append(LocalSite(site, relays, client, agent))
 
-    def _start_relay(self, site: str, address: str) -> tuple[Child, str]:
+    def _start_relay(self, site: str, index: int, address: str) -> tuple[Child, str]:
         link = self.fleet.sites[site].link
         port = free_port()
         relay = self._python(
             f"relay-{site}",
             "isthmus.wire.shaper",
-            ["--listen", f"127.0.0.1:{port}", "--target", address, *shape_arguments(link)],
+            [
+                *("--listen", f"127.0.0.1:{port}", "--target", address, *shape_arguments(link)),
+                *("--orders", str(self.run.relay_orders(site, index))),
+            ],
         )
         relay.leashed = True
         relay.start()

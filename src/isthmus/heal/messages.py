@@ -100,7 +100,9 @@ class Inject(msgspec.Struct, frozen=True, tag=True):
     at_step: int = -1
     """Optimizer steps done; -1: at once."""
     value: float = 0.0
-    """Of what the kind takes: a factor, seconds, a number of bytes."""
+    """Of what the kind takes: a factor, seconds, a number of bytes; 0: the kind's default."""
+    at: str = ""
+    """'saving' or 'recovering': the next one after that."""
 
 
 RankMessage = Hello | Warm | Posted | Broken | Joined | Failed | Leaving

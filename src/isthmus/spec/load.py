@@ -4,6 +4,8 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TypeVar
 
+import msgspec
+
 from isthmus.errors import InputError
 from isthmus.spec.build import Problem, build
 from isthmus.spec.check import check_fleet, check_run
@@ -14,7 +16,7 @@ from isthmus.spec.run import RunSpec
 from isthmus.spec.short import fill_preset, lengthen_fleet, lengthen_run
 from isthmus.spec.suggest import nearest
 
-Spec = TypeVar("Spec", FleetSpec, RunSpec)
+Spec = TypeVar("Spec", bound=msgspec.Struct)
 
 
 def load_run(path: Path | str | None = None, overrides: Sequence[str] = ()) -> RunSpec:
@@ -28,7 +30,7 @@ def load_run(path: Path | str | None = None, overrides: Sequence[str] = ()) -> R
         document.override(override)
         lengthen_run(document)
     fill_preset(document)
-    return _finish(document, RunSpec, check_run)
+    return finish(document, RunSpec, check_run)
 
 
 def load_fleet(path: Path | str | None = None, overrides: Sequence[str] = ()) -> FleetSpec:
@@ -37,7 +39,7 @@ def load_fleet(path: Path | str | None = None, overrides: Sequence[str] = ()) ->
     for override in overrides:
         document.override(override)
     lengthen_fleet(document)
-    return _finish(document, FleetSpec, check_fleet)
+    return finish(document, FleetSpec, check_fleet)
 
 
 def split_overrides(overrides: Iterable[str]) -> tuple[list[str], list[str]]:
@@ -54,7 +56,8 @@ def split_overrides(overrides: Iterable[str]) -> tuple[list[str], list[str]]:
     return run, fleet
 
 
-def _finish(document: Document, kind: type[Spec], check: Callable[[Spec], Iterator[Problem]]) -> Spec:
+def finish(document: Document, kind: type[Spec], check: Callable[[Spec], Iterator[Problem]]) -> Spec:
+    """The document as a struct. InputError, with all problems found, if anything in it is wrong."""
     problems: list[Problem] = []
     spec = build(kind, document.tree, (), problems)
     problems = problems or list(check(spec))

@@ -26,16 +26,16 @@ def generated(root: Path) -> dict[Path, str]:
     """Text of every generated file below the repository's `root`."""
     guide = root / "docs" / "config.md"
     head = guide.read_text(encoding="utf-8").partition(MARKER)[0]
-    tables = [*_tables(RunSpec, "run.yaml", ""), *_tables(FleetSpec, "fleet.yaml", "")]
+    text = [*tables(RunSpec, "run.yaml", ""), *tables(FleetSpec, "fleet.yaml", "")]
     return {
         root / "schema" / "run.schema.json": json.dumps(run_schema(), indent=2, ensure_ascii=False) + "\n",
         root / "schema" / "fleet.schema.json": json.dumps(fleet_schema(), indent=2, ensure_ascii=False)
         + "\n",
-        guide: head + MARKER + "\n" + "\n".join(tables),
+        guide: head + MARKER + "\n" + "\n".join(text),
     }
 
 
-def _tables(struct: type[msgspec.Struct], file: str, path: str) -> list[str]:
+def tables(struct: type[msgspec.Struct], file: str, path: str) -> list[str]:
     """A section for the struct, then those of the structs in its fields."""
     lines = [f"### `{path}`" if path else f"## {file}", "", summary(struct), ""]
     lines += ["| field | value | default | meaning |", "|---|---|---|---|"]
@@ -44,7 +44,7 @@ def _tables(struct: type[msgspec.Struct], file: str, path: str) -> list[str]:
         inner, suffix = _inner(field.kind)
         if inner:
             name = f"{path}.{field.name}".lstrip(".")
-            nested += _tables(inner, file, name + suffix)
+            nested += tables(inner, file, name + suffix)
         lines.append(f"| `{field.name}` | {_value(field.kind)} | {_default(field, inner)} | {field.doc} |")
     return [*lines, "", *nested]
 

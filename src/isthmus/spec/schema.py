@@ -20,7 +20,7 @@ _RANGES = {"ge": "minimum", "gt": "exclusiveMinimum", "le": "maximum", "lt": "ex
 
 def run_schema() -> Schema:
     """Of run.yaml, short forms included."""
-    schema = _document(RunSpec, "run.yaml")
+    schema = document(RunSpec, "run.yaml")
     properties = schema["properties"]
     model = properties["model"]
     preset = {"enum": list(presets), "description": "Preset whose fields the others replace."}
@@ -35,14 +35,15 @@ def run_schema() -> Schema:
 
 def fleet_schema() -> Schema:
     """Of fleet.yaml, short forms included."""
-    schema = _document(FleetSpec, "fleet.yaml")
+    schema = document(FleetSpec, "fleet.yaml")
     site = schema["properties"]["sites"]["additionalProperties"]["properties"]
     site["chips"] = site["nodes"]["items"]["properties"]["chips"]
     site["nodes"] = _either(site["nodes"], {"type": "integer", "minimum": 1})
     return schema
 
 
-def _document(struct: type[msgspec.Struct], title: str) -> Schema:
+def document(struct: type[msgspec.Struct], title: str) -> Schema:
+    """Of a file that holds the struct."""
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": title, **_struct(struct)}
 
 

@@ -3,6 +3,7 @@
 Each is two files in the site's `checkpoints/` folder: `step-000000120-<hash>.safetensors` with parameters and
 moments, and then `step-000000120.json`, the manifest, which names it with size and checksum. Both are written
 aside, synced and renamed; without a manifest there is no checkpoint. Deleting goes the other way round.
+The manifest carries a checksum of itself too, so that no flipped bit passes for another state of training.
 No torch here.
 """
 
@@ -42,14 +43,24 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True):
     feed: dict[str, int | float | str] = {}
 
 
-class Manifest(msgspec.Struct, frozen=True, kw_only=True):
+class Manifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     facts: Facts
     file: str
     """Name of the tensor file. Part of it is the checksum, so that no file overwrites another."""
     size: int
     xxh3: str
     """XXH3-128 of the tensor file, hexadecimal."""
-    format: int = 1
+    format: int = 2
+
+
+class Sealed(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What a manifest's file holds. Those of format 1 held the manifest alone; no damage makes one of these
+    look like one of those.
+    """
+
+    manifest: msgspec.Raw
+    seal: str
+    """XXH3-128 of the manifest's bytes, hexadecimal."""
 
 
 @dataclass(frozen=True)
@@ -86,8 +97,13 @@ def write_checkpoint(store: Store, folder: Path, facts: Facts, parameters: Array
     )
     store.make_folder(folder)
     store.write_atomic(folder / manifest.file, *buffers)
-    store.write_atomic(folder / f"{_stem(facts)}{_MANIFEST}", msgspec.json.encode(manifest))
+    store.write_atomic(folder / f"{_stem(facts)}{_MANIFEST}", _seal(manifest))
     return folder / manifest.file
+
+
+def _seal(manifest: Manifest) -> bytes:
+    body = msgspec.json.encode(manifest)
+    return msgspec.json.encode(Sealed(manifest=msgspec.Raw(body), seal=xxhash.xxh3_128_hexdigest(body)))
 
 
 def _stem(facts: Facts) -> str:
@@ -118,16 +134,26 @@ def _manifests(store: Store, folder: Path) -> list[str]:
 
 def _read_manifest(store: Store, path: Path) -> Manifest:
     try:
-        return msgspec.json.decode(store.read(path), type=Manifest)
-    except msgspec.MsgspecError as error:
+        text = bytes(store.read(path))
+        try:
+            sealed = msgspec.json.decode(text, type=Sealed)
+        except msgspec.ValidationError:
+            return msgspec.json.decode(text, type=Manifest)  # of format 1
+        if xxhash.xxh3_128_hexdigest(bytes(sealed.manifest)) != sealed.seal:
+            raise CorruptError("the manifest does not match its checksum", where=str(path))
+        return msgspec.json.decode(sealed.manifest, type=Manifest)
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
         raise CorruptError(f"the manifest is damaged: {error}", where=str(path)) from error
 
 
 def read_checkpoint(store: Store, manifest_path: Path) -> Checkpoint:
     """Raises CorruptError if anything differs from what was written."""
+    return _read_tensors(store, manifest_path, _read_manifest(store, manifest_path))
+
+
+def _read_tensors(store: Store, manifest_path: Path, manifest: Manifest) -> Checkpoint:
     where = str(manifest_path)
-    manifest = _read_manifest(store, manifest_path)
-    path = manifest_path.with_name(manifest.file)
+    path = manifest_path.parent / manifest.file
     try:
         file = store.read(path)
     except NotFoundError as error:
@@ -143,14 +169,27 @@ def read_checkpoint(store: Store, manifest_path: Path) -> Checkpoint:
 
 
 def load_newest(store: Store, folder: Path) -> tuple[Checkpoint | None, list[Skipped]]:
-    """The newest checkpoint that is sound, and the newer ones that are not, each with the reason."""
-    skipped: list[Skipped] = []
+    """The newest checkpoint that is sound, and those that are not and may have been newer, with the reason.
+
+    How new one is, its manifest says, not the name of the file: files may have been exchanged.
+    """
+    unread, skipped = list[Skipped](), list[Skipped]()
+    manifests: list[tuple[int, str, Manifest]] = []
     for name in reversed(_manifests(store, folder)):
         try:
-            return read_checkpoint(store, folder / name), skipped
+            manifest = _read_manifest(store, folder / name)
+            manifests.append((manifest.facts.step, name, manifest))
+        except IsthmusError as error:
+            unread.append(Skipped(folder / name, error.message))
+    for _, name, manifest in sorted(manifests, key=lambda entry: entry[:2], reverse=True):
+        try:
+            found = _read_tensors(store, folder / name, manifest)
         except IsthmusError as error:
             skipped.append(Skipped(folder / name, error.message))
-    return None, skipped
+            continue
+        own = f"{_stem(found.facts)}{_MANIFEST}"
+        return found, [skip for skip in unread if skip.path.name >= own] + skipped
+    return None, unread + skipped
 
 
 @dataclass(frozen=True)

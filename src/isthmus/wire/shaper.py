@@ -4,8 +4,8 @@ Each direction has a rate shared by all connections and a one-way delay. It ends
 shows bandwidth, delay, silence and resets, but not loss or congestion control: network namespaces do that.
 
 As a process: `python -m isthmus.wire.shaper --target HOST:PORT --rate '100 Mbps' --delay '15 ms'` prints its
-own address as one line of JSON, takes the lines `blackhole SECONDS` and `reset` on stdin, and ends with
-stdin."""
+own address as one line of JSON, takes the lines `blackhole SECONDS`, `slow FACTOR` and `reset` on stdin, and
+ends with stdin. With `--orders PATH` it takes them through a named pipe too (`orders`)."""
 
 import contextlib
 import json
@@ -16,8 +16,11 @@ import subprocess
 import sys
 import threading
 import time
+from pathlib import Path
+from typing import TextIO
 
 from isthmus.wire.handshake import Address, format_address, parse_address
+from isthmus.wire.orders import take_orders
 from isthmus.wire.pipes import HORIZON_S, MAX_QUEUED, Direction, Pipe
 
 _MAX_CONNECTIONS = 256
@@ -32,6 +35,7 @@ class Shaper:
     ):
         """`rate_bps`: bits per second in each direction, 0 for no limit; `delay_s`: one way."""
         self._target = target
+        self._rate_bps, self._delay_s = rate_bps, delay_s
         self._up = Direction(rate_bps / 8, delay_s)
         self._down = Direction(rate_bps / 8, delay_s)
         self._pipes: dict[socket.socket, tuple[Pipe, Pipe]] = {}
@@ -61,6 +65,13 @@ class Shaper:
     def blackhole(self, duration_s: float) -> None:
         """Nothing passes for so long, and nobody is told."""
         self._dark_until_s = time.monotonic() + duration_s
+        self._wake()
+
+    def slow(self, factor: float) -> None:
+        """From now on a `factor` of the time for each byte, and of the delay; 1: as it was made."""
+        for direction in (self._up, self._down):
+            direction.bytes_per_s = self._rate_bps / 8 / factor
+            direction.delay_s = self._delay_s * factor
         self._wake()
 
     def reset(self) -> None:
@@ -210,6 +221,9 @@ class ShaperProcess:
     def blackhole(self, duration_s: float) -> None:
         self._order(f"blackhole {duration_s}")
 
+    def slow(self, factor: float) -> None:
+        self._order(f"slow {factor}")
+
     def reset(self) -> None:
         self._order("reset")
 
@@ -244,19 +258,39 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--listen", default="127.0.0.1:0")
     parser.add_argument("--rate", default="0 bps", type=Bandwidth.parse)
     parser.add_argument("--delay", default="0 s", type=Seconds.parse)
+    parser.add_argument("--orders", type=Path)
     args = parser.parse_args(argv)
     target, listen = parse_address(args.target), parse_address(args.listen)
     with Shaper(target, args.rate, args.delay, listen) as shaper:
+        if args.orders:
+            lines = take_orders(args.orders)
+            threading.Thread(target=_obey_all, args=(shaper, lines), daemon=True).start()
         print(json.dumps({"address": format_address(shaper.address)}), flush=True)
         for line in sys.stdin:
-            match line.split():
-                case ["blackhole", duration]:
-                    shaper.blackhole(float(duration))
-                case ["reset"]:
-                    shaper.reset()
-                case _:
-                    print(f"unknown order {line.strip()!r}", file=sys.stderr)
+            _obey(shaper, line)
+    if args.orders:
+        args.orders.unlink(missing_ok=True)
     return 0
+
+
+def _obey_all(shaper: Shaper, lines: TextIO) -> None:
+    for line in iter(lines.readline, ""):
+        _obey(shaper, line)
+
+
+def _obey(shaper: Shaper, line: str) -> None:
+    try:
+        match line.split():
+            case ["blackhole", duration]:
+                shaper.blackhole(float(duration))
+            case ["slow", factor] if float(factor) > 0:
+                shaper.slow(float(factor))
+            case ["reset"]:
+                shaper.reset()
+            case _:
+                raise ValueError
+    except ValueError:
+        print(f"unknown order {line.strip()!r}", file=sys.stderr)
 
 
 if __name__ == "__main__":

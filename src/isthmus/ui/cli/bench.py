@@ -11,7 +11,7 @@ PACKAGE = "isthmus_bench"
 
 
 def bench(
-    name: Literal["outer", "moe", "balance", "upcycle", "loader", "transport", "sim", "planner"],
+    name: Literal["outer", "moe", "balance", "upcycle", "loader", "transport", "sim", "planner", "faults"],
     *,
     quick: bool = False,
     json_: bool = False,
@@ -25,7 +25,7 @@ def bench(
     name
         outer: training across sites; moe: layers of experts; balance: experts kept evenly loaded;
         upcycle: an upcycled model against the dense one; loader: data; transport: bytes between sites;
-        sim: the protocol; planner: its predictions and plans.
+        sim: the protocol; planner: its predictions and plans; faults: what a run survives.
     quick
         Small sizes: shows that it works, proves nothing.
     json_

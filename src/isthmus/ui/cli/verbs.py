@@ -57,5 +57,6 @@ VERBS = (
         "Replay failures and slow links over days on a plan, and tell its goodput.",
         MEASURE,
     ),
+    Verb("inject", "inject:inject", "Break a run on purpose, to see that it heals.", KEEP),
     Verb("version", "version:version", "Print the versions of isthmus and of what it runs on.", MEASURE),
 )

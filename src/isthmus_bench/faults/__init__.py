@@ -1,0 +1,15 @@
+"""`isthmus bench faults`: what a run survives, how soon a fault is seen, and who is blamed."""
+
+from collections.abc import Callable
+
+from isthmus_bench.document import Result
+from isthmus_bench.faults import corruption
+
+Family = Callable[[bool], list[Result]]
+
+FAMILIES: tuple[Family, ...] = (corruption.run,)
+
+
+def run(quick: bool) -> list[Result]:
+    """All `faults.*` rows."""
+    return [result for family in FAMILIES for result in family(quick)]
