@@ -2,12 +2,14 @@
 
 import itertools
 
+import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from isthmus.journal import events as e
+from isthmus.journal.figures import figures
 from isthmus.journal.fold import fold
 from isthmus.journal.incidents import LINES, TEXT, UNDIAGNOSED, Incident, length_s, phases, total_s
 from isthmus.journal.rates import Rates
@@ -321,3 +323,44 @@ def test_whatever_is_told_the_incidents_add_up(data: st.DataObject):
     for site in view.sites.values():
         assert min(site.compute_s, site.repeated_s, site.outage_s) >= 0
         assert isinstance(view, RunView)
+
+
+def test_ettr_and_goodput_of_a_run_with_a_heal():
+    """8 steps of 1 s, 2 s down, 2 steps again, a new one, 1 s of nothing, one that waits for half of it."""
+    before = [step(i, 100.0 + i) for i in range(1, 9)]
+    after = [step(7, 111.0), step(8, 112.0), step(9, 113.0), step(10, 116.0, step_s=2.0, wait_s=1.0)]
+    told = [*before, fault(108.1, began_s=108.0), healed(110.1, 108.0, lost_steps=2), *after]
+    shown = figures(fold(told))
+    (site,) = shown.sites
+    time = site.time
+    assert (time.wall_s, time.effective_s, time.repeated_s) == pytest.approx((16.0, 10.0, 2.0))
+    assert (time.outage_s, time.waiting_s, time.between_s) == pytest.approx((2.0, 1.0, 1.0))
+    assert site.ettr == shown.ettr == pytest.approx(10 / 16)
+    assert site.goodput == shown.goodput == pytest.approx(1000 / 16 / 100)
+    assert (site.tokens, site.steps) == (1000, 10)
+    assert (shown.recovery.lost_steps, shown.recovery.repeated_steps, shown.recovery.incidents) == (2, 2, 1)
+    assert shown.recovery.last_recovery_s == shown.incidents[0].total_s == pytest.approx(2.0)
+    silent = figures(fold(told), now_s=148.0)
+    assert silent.ettr == pytest.approx(10 / 48)
+
+
+def test_ettr_of_sites_is_weighted_by_their_time_and_ends_with_the_run():
+    told: list[e.AnyEvent] = [step(i, 100.0 + i) for i in range(1, 101)]
+    told += [replace(step(i, 100.0 + i), site="qingdao") for i in range(1, 21)]
+    told += [e.RunFinished(wall_s=201.0, reason="budget", tokens=1)]
+    shown = figures(fold(sorted(told, key=lambda event: event.wall_s)))
+    assert [site.ettr for site in shown.sites] == pytest.approx([1.0, 0.2])
+    assert shown.ettr == pytest.approx(120 / 200)
+    left = [e.SiteLeft(wall_s=121.0, site="qingdao", reason="drained")]
+    shown = figures(fold(sorted([*told, *left], key=lambda event: event.wall_s)))
+    assert [site.ettr for site in shown.sites] == pytest.approx([1.0, 1.0])
+    assert figures(RunView()).ettr is None
+
+
+def test_incidents_reach_json_whole():
+    shown = figures(fold([fault(10.1, began_s=10.0), diagnosed(10.32)]), now_s=20.0)
+    (told,) = msgspec.json.decode(msgspec.json.encode(shown))["incidents"]
+    assert told["open"]
+    assert told["total_s"] is None
+    assert told["detect_s"] == pytest.approx(0.1)
+    assert (told["subject"], told["evidence"]) == (DOWN, ["kern.log:7: NVRM: Xid 48"])

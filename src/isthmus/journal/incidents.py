@@ -19,6 +19,7 @@ CLASSES = 64
 AGENT = "agent/"
 """Of an agent's source; the site follows."""
 UNDIAGNOSED = "undiagnosed"
+PHASES = ("detect", "diagnose", "regroup", "resume")
 NOT_STOPPING = frozenset({"advice", "client_died", "fail_slow", "link", "link_down", "network_degraded"})
 """Kinds and classes that a site trains on with: a heal that does not name their subject leaves them open."""
 
@@ -93,12 +94,9 @@ def phases(incident: Incident, until_s: float = 0.0) -> list[Phase]:
     A time that is not known, or that comes after a later one (a diagnosis made beside the healing), joins its
     phase to the next.
     """
-    marks = [
-        ("detect", incident.detected_s),
-        ("diagnose", incident.diagnosed_s),
-        ("regroup", incident.regrouped_s),
-        ("resume", incident.resumed_s or max(until_s, incident.began_s)),
-    ]
+    times = incident.detected_s, incident.diagnosed_s, incident.regrouped_s
+    last_s = incident.resumed_s or max(until_s, incident.began_s, *times)
+    marks = list(zip(PHASES, (*times, last_s), strict=True))
     told = [
         (name, at_s) for i, (name, at_s) in enumerate(marks) if at_s and not _overtaken(at_s, marks[i + 1 :])
     ]
