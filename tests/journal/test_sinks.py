@@ -96,6 +96,21 @@ def test_alerts_are_posted_and_everyday_events_are_not(receiver: Receiver):
     assert (alerts.delivered, alerts.lost) == (1, 0)
 
 
+def test_a_diagnosis_is_posted_with_class_entry_and_action(receiver: Receiver):
+    found = e.Diagnosed(
+        wall_s=5.0, source="agent/a", subject="rank-a-3", fault_class="ecc", entry="XID-48",
+        action="replace_node", confidence=0.97, cause="double bit error", verify="dcgmi diag -r 3 passes",
+        evidence=["Xid 48"],
+    )  # fmt: skip
+    with Alerts(receiver.url, run="r") as alerts:
+        for event in (found, found, HEALED):
+            alerts.send(event)
+    diagnosis, heal = receiver.bodies
+    assert diagnosis["subject"] == "rank-a-3"
+    assert (diagnosis["class"], diagnosis["entry"], diagnosis["action"]) == ("ecc", "XID-48", "replace_node")
+    assert (heal["level"], heal["action"]) == ("info", "restart_rank")
+
+
 def test_what_repeats_itself_is_posted_once(receiver: Receiver):
     with Alerts(receiver.url) as alerts:
         for at_s in (5.0, 30.0, 80.0, 300.0):

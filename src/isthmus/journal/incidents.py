@@ -96,7 +96,7 @@ def phases(incident: Incident, until_s: float = 0.0) -> list[Phase]:
     """
     times = incident.detected_s, incident.diagnosed_s, incident.regrouped_s
     last_s = incident.resumed_s or max(until_s, incident.began_s, *times)
-    marks = list(zip(PHASES, (*times, last_s), strict=True))
+    marks: list[tuple[str, float]] = list(zip(PHASES, (*times, last_s), strict=True))
     told = [
         (name, at_s) for i, (name, at_s) in enumerate(marks) if at_s and not _overtaken(at_s, marks[i + 1 :])
     ]
