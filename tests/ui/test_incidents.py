@@ -1,4 +1,4 @@
-"""Incidents in the terminal and on the page: a made-up run whose agent heals, and one that does not get well."""
+"""Incidents in the terminal and on the page: a made-up run whose agent heals most of them."""
 
 import json
 from pathlib import Path
@@ -35,12 +35,13 @@ def healed_run() -> list[e.AnyEvent]:
     told += [_step("jinan", 588 + i, 2400.8 + 0.01 * i) for i in range(12)]
     told += _incident(4000.0, 4, "rank-jinan-11", "rank_died", ("ecc", "XID-48", "replace_node"), 96.0)
     told += [
-        e.Fault(wall_s=3000.0, source="launcher", subject="server", kind="server_died", detail="exit code -9"),
+        e.Fault(wall_s=3000.0, source="launcher", subject="server", kind="server_died", detail="exit -9"),
         e.Recovered(wall_s=3004.5, source="launcher", subject="server", kind="server_died", after_s=4.5),
         e.Fault(wall_s=5000.0, source="site/qingdao", subject="link/qingdao", kind="link_down", detail=EVIL),
         e.Recovered(wall_s=5042.0, source="x", subject="link/qingdao", kind="link_down", after_s=42.0),
         e.Fault(
-            wall_s=7150.3, source=AGENT, subject="rank-jinan-7", kind="fail_slow", detail=EVIL, began_s=START_S + 7140
+            wall_s=7150.3, source=AGENT, subject="rank-jinan-7", kind="fail_slow", detail=EVIL,
+            began_s=START_S + 7140,
         ),
         _diagnosis(7151.0, "rank-jinan-7", ("fail_slow", "GPU-CLOCK", "quarantine")),
     ]  # fmt: skip
@@ -57,8 +58,8 @@ def _shifted(event: e.AnyEvent) -> e.AnyEvent:
 
 def _step(site: str, number: int, at_s: float) -> e.StepDone:
     return e.StepDone(
-        wall_s=at_s, source=f"rank/{site}/0", site=site, step=number, tokens=4096, loss=2.0 + 100 / (40 + number),
-        lr=1e-3, grad_norm=1.0, step_s=4.0, wait_s=0.1, version=1,
+        wall_s=at_s, source=f"rank/{site}/0", site=site, step=number, tokens=4096,
+        loss=2.0 + 100 / (40 + number), lr=1e-3, grad_norm=1.0, step_s=4.0, wait_s=0.1, version=1,
     )  # fmt: skip
 
 
@@ -77,7 +78,10 @@ def _incident(
 ) -> list[e.AnyEvent]:  # fmt: skip
     began_s = START_S + at_s
     return [
-        e.Fault(wall_s=at_s + 0.1 * took_s, source=AGENT, subject=subject, kind=kind, detail="gone", began_s=began_s),
+        e.Fault(
+            wall_s=at_s + 0.1 * took_s, source=AGENT, subject=subject, kind=kind, detail="gone",
+            began_s=began_s,
+        ),
         _diagnosis(at_s + 0.25 * took_s, subject, found),
         e.Healed(
             wall_s=at_s + took_s + 0.01, source=AGENT, site="jinan", subjects=[subject], kind=found[2],

@@ -156,9 +156,9 @@ def _incidents(shown: Figures, view: RunView) -> Table:
             text.duration(told.began_s - view.started_s),
             told.subject,
             what_of(told),
-            text.duration(told.detect_s),
+            text.duration(told.detect_s or None),
             "OPEN" if told.open else text.duration(told.total_s),
-            text.NONE if told.open else str(told.lost_steps),
+            str(told.lost_steps) if told.done else text.NONE,
             style="bold red" if told.open else None,
         )
     return table
@@ -203,5 +203,10 @@ def _worst(layers: Sequence[LayerFigures]) -> tuple[str | Text, ...]:
 def _alert(alert: Alert, started_s: float) -> Text:
     since = text.duration(max(alert.wall_s, alert.last_s) - started_s)
     times = f" ({alert.times} times)" if alert.times > 1 else ""
-    line = f"{since:>12}  {alert.subject}: {alert.kind}{times}  {alert.text}"
+    line = f"{since:>12}  {alert.subject}: {alert.kind}{times}  {alert_text(alert)}"
     return Text(line, style=_LEVEL_COLOURS[alert.level], no_wrap=True, overflow="ellipsis")
+
+
+def alert_text(alert: Alert) -> str:
+    """Without the subject, where that stands beside it."""
+    return alert.text.removeprefix(f"{alert.subject}: ")
