@@ -198,10 +198,12 @@ def _merged(old: Incident, new: Incident) -> Incident:
 
 def after_diagnosis(kept: tuple[Incident, ...], event: events.Diagnosed, lane: str) -> Changes:
     """The diagnosis of a subject's incident, or of all that a site has open where no rank is named."""
+    suffered = set(event.victims) - {event.subject}
     of_subject = [old for old in kept if old.subject == event.subject and old.is_open]
     of_site = [
         old for old in kept
         if old.is_open and old.lane == event.subject and is_rank(old.subject) and not old.fault_class
+        and old.subject not in suffered
     ]  # fmt: skip
     late = [
         old for old in kept
@@ -218,7 +220,6 @@ def after_diagnosis(kept: tuple[Incident, ...], event: events.Diagnosed, lane: s
             detected_s=event.wall_s,
         )
         changes = [(None, _diagnosed(new, event))]
-    suffered = set(event.victims) - {event.subject}
     return changes + [
         (old, replace(old, fault_class="secondary", cause=f"failed because of {event.subject}",
                       diagnosed_s=event.wall_s))

@@ -135,9 +135,8 @@ def _incidents_title(shown: Figures) -> str:
     told = shown.recovery
     facts = [f"{told.incidents:,} incident{'s' if told.incidents != 1 else ''}"]
     facts += [f"{told.open} open"] if told.open else []
-    facts += (
-        [f"back after {text.duration(told.recovery_s)} on average"] if told.recovery_s is not None else []
-    )
+    if told.recovery_s is not None:
+        facts.append(f"back after {text.duration(told.recovery_s)} on average")
     facts += [f"{told.repeated_steps:,} steps done again"] if told.repeated_steps else []
     return "\n" + ", ".join(facts)
 
