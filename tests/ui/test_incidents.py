@@ -1,20 +1,41 @@
 """Incidents in the terminal and on the page: a made-up run whose agent heals most of them."""
 
 import json
+import re
 from pathlib import Path
+from xml.etree import ElementTree
 
 import pytest
+from msgspec.structs import replace
 from rich.console import Console
 
 from isthmus.journal import events as e
+from isthmus.journal.figures import figures
 from isthmus.journal.fold import fold
-from isthmus.journal.view import RunView
+from isthmus.journal.view import KEPT, RunView
 from isthmus.journal.writer import Journal
 from isthmus.ui import cli, tables
+from isthmus.ui.report.incidents import section
+from isthmus.ui.report.page import render
+from isthmus.ui.report.svg import Axis
 
 START_S = 1_760_000_000.0
 AGENT = "agent/jinan"
 EVIL = '"><script>&'
+
+
+def checked(page: str) -> None:
+    """Well-formed, and nothing that runs or is fetched."""
+    balance: list[str] = []
+    for closing, tag in re.findall(r"<(/?)([a-z][a-z0-9]*)[^>]*?(?<!/)>", page):
+        if closing:
+            assert balance.pop() == tag
+        elif tag not in ("meta", "br"):
+            balance.append(tag)
+    assert balance == []
+    assert not re.search(r"https?://|@import|url\(|\bsrc=", page)
+    for chart in re.findall(r"<svg.*?</svg>", page):
+        ElementTree.fromstring(chart)
 
 
 def healed_run() -> list[e.AnyEvent]:
@@ -118,3 +139,69 @@ def test_json_has_all_of_them(tmp_path: Path, capsys):
     assert len(told["incidents"]) == told["recovery"]["incidents"] == 7
     assert cli.main(["logs", str(tmp_path), "--site", "jinan", "--type", "Healed"]) == 0
     assert capsys.readouterr().out.count("generation=") == 4
+
+
+def test_the_page_shows_every_incident_and_where_its_time_went(view: RunView):
+    page = render(view)
+    checked(page)
+    assert "<script>" not in page
+    assert page.count('<tr class="more">') == len(view.incidents) == 7
+    for of in view.incidents:
+        assert f"<b>{of.subject}</b>" in page
+    for said in (
+        "NCCL-WATCHDOG",
+        "Back within 1 s",
+        "1 s to 10 s",
+        "1 min to 10 min",
+        "Not over yet",
+        "ETTR",
+    ):
+        assert said in page
+    assert "until found 62 ms, until diagnosed 93 ms, until regrouped 279 ms, until back 186 ms" in page
+    assert page.count('class="text" colspan="8"') == 7
+
+
+def strips(page: str) -> list[list[tuple[str, float, float]]]:
+    """Of each strip its (class, left, width)."""
+    found = re.findall(r'<td class="strip">(<svg.*?</svg>)', page)
+    return [
+        [
+            (rect.attrib["class"].removeprefix("bar "), float(rect.attrib["x"]), float(rect.attrib["width"]))
+            for rect in ElementTree.fromstring(svg)
+            if rect.attrib["class"].startswith("bar")
+        ]
+        for svg in found
+    ]
+
+
+def test_a_strip_is_to_scale(view: RunView):
+    shown = strips(render(view))
+    assert [kind for kind, _, _ in shown[0]] == ["detect", "diagnose", "open"]
+    longest, shorter = shown[1], shown[2]
+    assert [kind for kind, _, _ in longest] == ["detect", "diagnose", "regroup", "resume"]
+    assert [width for _, _, width in longest] == pytest.approx([32.0, 48.0, 144.0, 96.0], abs=0.02)
+    assert [left for _, left, _ in longest] == pytest.approx([0.0, 32.0, 80.0, 224.0], abs=0.02)
+    assert shorter[-1][1] + shorter[-1][2] == pytest.approx(320 * 0.62 / 0.9, abs=0.02)
+
+
+def test_many_incidents_make_a_page_of_bounded_size():
+    told = healed_run()[:20]
+    for i in range(600):
+        told += [
+            e.Fault(
+                wall_s=START_S + 100 + i, source=AGENT, subject=f"rank-jinan-{i}", kind="hang", detail=EVIL
+            ),
+            replace(_diagnosis(0, f"rank-jinan-{i}", ("ecc", "X", "retry")), wall_s=START_S + 100.1 + i),
+        ]
+    page = render(fold(told))
+    checked(page)
+    assert page.count('<tr class="more">') == KEPT
+    assert "400 earlier ones are not listed" in page
+    assert "the last 24 of 200" in page
+    assert len(page) < 1_000_000
+
+
+def test_a_run_without_steps_or_incidents_has_no_section():
+    assert section(RunView(), figures(RunView()), Axis(show=str)) == ""
+    died = e.Fault(wall_s=5.0, subject="server", kind="server_died", detail="")
+    assert "Not over yet" in render(fold([died]))

@@ -54,7 +54,7 @@ def time_spent(view: RunView, site: SiteView, now_s: float) -> TimeSpent:
         repeated_s=site.repeated_s,
         outage_s=site.outage_s,
         waiting_s=site.wait_s,
-        between_s=max(0.0, wall_s - parts_s),
+        between_s=max(0.0, wall_s - parts_s) if wall_s - parts_s > 1e-6 * wall_s else 0.0,
     )
 
 
