@@ -10,7 +10,8 @@ from isthmus.journal import events as e
 from isthmus.journal.alerts import alert_of
 from isthmus.journal.curve import MAX_ROWS, Curve
 from isthmus.journal.figures import figures
-from isthmus.journal.fold import fold, lane_of
+from isthmus.journal.fold import fold
+from isthmus.journal.troubles import lane_of
 from isthmus.journal.view import KEPT, RunView
 
 

@@ -24,6 +24,12 @@ from isthmus.journal.writer import Journal
 FAULT = e.Fault(wall_s=5.0, subject="rank-a-0", kind="rank_died", detail="exit code -9")
 
 
+HEALED = e.Healed(
+    wall_s=13.6, source="agent/a", site="a", subjects=["rank-a-0"], kind="restart_rank", generation=2, step=2,
+    lost_steps=1, began_s=13.0, detected_s=13.1, diagnosed_s=13.2, regrouped_s=13.4, resumed_s=13.5,
+)  # fmt: skip
+
+
 def step(number: int, loss: float = 2.0) -> e.StepDone:
     return e.StepDone(
         wall_s=10.0 + number, site="a", step=number, tokens=100, loss=loss, lr=1e-3, grad_norm=1.0,
@@ -88,6 +94,21 @@ def test_alerts_are_posted_and_everyday_events_are_not(receiver: Receiver):
         }
     ]
     assert (alerts.delivered, alerts.lost) == (1, 0)
+
+
+def test_a_diagnosis_is_posted_with_class_entry_and_action(receiver: Receiver):
+    found = e.Diagnosed(
+        wall_s=5.0, source="agent/a", subject="rank-a-3", fault_class="ecc", entry="XID-48",
+        action="replace_node", confidence=0.97, cause="double bit error", verify="dcgmi diag -r 3 passes",
+        evidence=["Xid 48"],
+    )  # fmt: skip
+    with Alerts(receiver.url, run="r") as alerts:
+        for event in (found, found, HEALED):
+            alerts.send(event)
+    diagnosis, heal = receiver.bodies
+    assert diagnosis["subject"] == "rank-a-3"
+    assert (diagnosis["class"], diagnosis["entry"], diagnosis["action"]) == ("ecc", "XID-48", "replace_node")
+    assert (heal["level"], heal["action"]) == ("info", "restart_rank")
 
 
 def test_what_repeats_itself_is_posted_once(receiver: Receiver):
@@ -158,6 +179,29 @@ def test_the_exposition_format():
     assert all(line.endswith("_total") for line in typed if f"# TYPE {line} counter" in lines)
 
 
+def test_incidents_are_exposed():
+    evil = e.Diagnosed(
+        wall_s=20.0, source="agent/a", subject="rank-a-1", fault_class='x"\n', entry="", action="wait",
+        confidence=1.0, cause="", verify="", evidence=[],
+    )  # fmt: skip
+    lines = exposition(figures(fold([step(1), step(2), FAULT, HEALED, step(2), evil]))).splitlines()
+    for said in (
+        'isthmus_incidents_total{run="",class="undiagnosed"} 1',
+        'isthmus_incidents_total{run="",class="x\\"\\n"} 1',
+        'isthmus_site_incidents_total{run="",site="a",class="undiagnosed"} 1',
+        'isthmus_incidents_open{run=""} 1',
+        'isthmus_lost_steps_total{run=""} 1',
+        'isthmus_site_repeated_steps_total{run="",site="a"} 1',
+    ):
+        assert said in lines
+    shown = {line.split("{")[0]: float(line.split()[-1]) for line in lines if not line.startswith("#")}
+    assert 0 < shown["isthmus_ettr_ratio"] == shown["isthmus_site_ettr_ratio"] < 1
+    assert shown["isthmus_last_recovery_seconds"] > 0
+    assert math.isnan(float(next(
+        line for line in exposition(figures(fold([]))).splitlines() if line.startswith("isthmus_ettr_ratio")
+    ).split()[-1]))  # fmt: skip
+
+
 def test_curves_reach_tensorboard(tmp_path: Path):
     loader = pytest.importorskip("tensorboard.backend.event_processing.event_file_loader")
     with Journal(tmp_path, "rank/a/0") as journal:
@@ -165,8 +209,9 @@ def test_curves_reach_tensorboard(tmp_path: Path):
         journal.emit(step(2, 2.5))
         journal.emit(e.EvalDone(wall_s=13.0, site="a", step=2, version=1, loss=2.7, tokens=200))
         journal.emit(FAULT)
+        journal.emit(HEALED)
     for _ in range(2):
-        assert tensorboard.write(tmp_path, tmp_path / "tb") == 3
+        assert tensorboard.write(tmp_path, tmp_path / "tb") == 4
     (path,) = (tmp_path / "tb" / "a").iterdir()
     found = {}
     for event in loader.LegacyEventFileLoader(str(path)).Load():
@@ -175,4 +220,6 @@ def test_curves_reach_tensorboard(tmp_path: Path):
     assert found["train/loss", 1] == (3.0, 11.0)
     assert found["train/loss", 2] == (2.5, 12.0)
     assert found["train/tokens_per_s", 2][0] == 200.0
+    assert found["heal/resumed_after_s", 2][0] == pytest.approx(0.5)
+    assert found["heal/lost_steps", 2][0] == 1.0
     assert found["eval/loss", 2][0] == pytest.approx(2.7)

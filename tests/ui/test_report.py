@@ -57,7 +57,7 @@ def test_the_page_is_whole_and_needs_nothing_else(run_dir: Path, capsys):
         assert said in page
     assert "preset: tiny-moe" in page
     assert "rank-qingdao-0: rank_died at 1:58 for 7.7 s" in page
-    assert page.count("<svg") == 9 + 8
+    assert page.count("<svg") == 9 + 8 + 5
     assert len(page) < 300_000
 
 

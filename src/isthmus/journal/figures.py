@@ -2,13 +2,50 @@
 
 import msgspec
 
+from isthmus.journal.effective import (
+    TimeSpent,
+    heard_until_s,
+    run_goodput,
+    site_goodput,
+    time_spent,
+    together,
+)
 from isthmus.journal.experts import LayerFigures, layer_figures
+from isthmus.journal.incidents import Incident, Tally, length_s, total_s
 from isthmus.journal.view import RunView, SiteView
 
 SILENT_S = 60.0
 """A site of an unfinished run that has said nothing for this long is shown as silent."""
-STALLED_S = 5.0
-"""Silence that begins to lower a site's recent rate, or three of its steps where that is longer."""
+
+
+class IncidentFigures(Incident, frozen=True, kw_only=True):
+    """An incident and how long its parts took; None: not over, or not known."""
+
+    open: bool
+    detect_s: float | None
+    """From its beginning until it was found; the others from the part before."""
+    diagnose_s: float | None
+    regroup_s: float | None
+    resume_s: float | None
+    total_s: float | None
+
+
+class RecoveryFigures(msgspec.Struct, frozen=True, kw_only=True):
+    """Over all incidents, also those that are no longer listed."""
+
+    incidents: int
+    open: int
+    by_class: dict[str, int]
+    """Once they are diagnosed, or over: 'undiagnosed'."""
+    lost_steps: int
+    """Done a second time, as the heals told."""
+    repeated_steps: int
+    """Done a second time, as the steps' numbers tell."""
+    recovery_s: float | None
+    """Mean from the beginning of a fault until training went on; None before the first was over."""
+    detect_s: float | None
+    """Mean from the beginning until it was found."""
+    last_recovery_s: float | None
 
 
 class SiteFigures(msgspec.Struct, frozen=True, kw_only=True):
@@ -39,6 +76,12 @@ class SiteFigures(msgspec.Struct, frozen=True, kw_only=True):
     down_bps: float
     resent_chunks: int
     faults: int
+    ettr: float | None
+    """Effective training time ratio, see `journal.effective`; None before the first step."""
+    goodput: float | None
+    """Tokens that counted per second since its first step, over the median rate of its undisturbed steps."""
+    time: TimeSpent
+    recovery: RecoveryFigures
     experts: list[LayerFigures]
     """By MoE layer; empty for a dense model."""
 
@@ -76,6 +119,15 @@ class Figures(msgspec.Struct, frozen=True, kw_only=True):
     checkpoints: int
     failed_checkpoints: int
     faults: int
+    ettr: float | None
+    """Effective training time of all sites over their wall time."""
+    goodput: float | None
+    """`tokens_per_s` over the sum of the sites' median undisturbed rates."""
+    time: TimeSpent
+    """Of all sites added up."""
+    recovery: RecoveryFigures
+    incidents: list[IncidentFigures]
+    """The last ones, in the order in which they were told."""
     dropped_events: int
     experts: list[LayerFigures]
     """Of the sites together."""
@@ -90,6 +142,7 @@ def figures(view: RunView, now_s: float | None = None) -> Figures:
     alone = sum(site.compute_tokens_per_s for site in sites)
     trained = [site for site in view.sites.values() if site.steps]
     left = max(0, view.token_budget - tokens)
+    spent = together([site.time for site in sites])
     return Figures(
         name=view.name,
         state=view.finished or ("running" if trained else "starting"),
@@ -116,6 +169,13 @@ def figures(view: RunView, now_s: float | None = None) -> Figures:
         checkpoints=view.num_checkpoints,
         failed_checkpoints=view.failed_checkpoints,
         faults=len(view.spans),
+        ettr=spent.ettr,
+        goodput=run_goodput(view, rate),
+        time=spent,
+        recovery=_recovery_figures(
+            view.tally, list(view.incidents), sum(site.repeated_steps for site in view.sites.values())
+        ),
+        incidents=[incident_figures(incident) for incident in view.incidents],
         dropped_events=view.dropped_events,
         experts=layer_figures(site.experts for site in view.sites.values()),
         sites=sites,
@@ -135,7 +195,34 @@ def _overall(view: RunView) -> tuple[int, float]:
     return tokens, _ratio(tokens, end_s - min(starts))
 
 
+def incident_figures(incident: Incident) -> IncidentFigures:
+    return IncidentFigures(
+        **{name: getattr(incident, name) for name in incident.__struct_fields__},
+        open=incident.is_open,
+        detect_s=length_s(incident, "detect"),
+        diagnose_s=length_s(incident, "diagnose"),
+        regroup_s=length_s(incident, "regroup"),
+        resume_s=length_s(incident, "resume"),
+        total_s=total_s(incident),
+    )
+
+
+def _recovery_figures(tally: Tally, kept: list[Incident], repeated_steps: int) -> RecoveryFigures:
+    return RecoveryFigures(
+        incidents=tally.count,
+        open=sum(incident.is_open for incident in kept),
+        by_class=tally.by_class,
+        lost_steps=tally.lost_steps,
+        repeated_steps=repeated_steps,
+        recovery_s=tally.total_s / tally.closed if tally.closed else None,
+        detect_s=tally.detect_s / tally.closed if tally.closed else None,
+        last_recovery_s=tally.last_total_s if tally.closed else None,
+    )
+
+
 def _site_figures(view: RunView, site: SiteView, now_s: float) -> SiteFigures:
+    spent = time_spent(view, site, now_s)
+    mine = [incident for incident in view.incidents if incident.lane == site.name]
     return SiteFigures(
         name=site.name,
         state=site_state(view, site, now_s),
@@ -159,6 +246,10 @@ def _site_figures(view: RunView, site: SiteView, now_s: float) -> SiteFigures:
         down_bps=site.link.down_bps,
         resent_chunks=site.link.resent_chunks,
         faults=sum(span.lane == site.name for span in view.spans),
+        ettr=spent.ettr,
+        goodput=site_goodput(site, spent),
+        time=spent,
+        recovery=_recovery_figures(site.tally, mine, site.repeated_steps),
         experts=layer_figures([site.experts]),
     )
 
@@ -183,10 +274,7 @@ def _recent_rate(site: SiteView, now_s: float) -> float:
     if not site.recent:
         return 0.0
     began_s = site.recent[0][0] - site.recent[0][2]
-    slowest_s = max(step_s for _, _, step_s, _ in site.recent)
-    last_s = site.recent[-1][0]
-    end_s = last_s if now_s - last_s <= max(3 * slowest_s, STALLED_S) else now_s
-    return _ratio(sum(tokens for _, tokens, _, _ in site.recent), end_s - began_s)
+    return _ratio(sum(tokens for _, tokens, _, _ in site.recent), heard_until_s(site, now_s) - began_s)
 
 
 def _latest_held_out(view: RunView) -> float:

@@ -1,35 +1,27 @@
 """`apply(view, event) -> view`: the one pure function behind status, report, metrics and alerts."""
 
 import functools
-import re
 from collections.abc import Callable, Iterable
 from typing import Any
 
 from msgspec.structs import replace
 
-from isthmus.journal import events
+from isthmus.journal import events, troubles
 from isthmus.journal.alerts import CLEAN_LEAVES, add_alert, alert_of
 from isthmus.journal.events import AnyEvent
+from isthmus.journal.steps import after_step
+from isthmus.journal.troubles import SERVER, close_span, open_span
 from isthmus.journal.view import (
     KEPT,
-    RECENT_STEPS,
     Checkpoint,
     Counted,
-    Epoch,
     LinkView,
     Merge,
     RunView,
     SiteView,
-    Span,
+    site_of,
+    with_site,
 )
-
-SERVER = "server"
-LASTING = ("_died", "_down", "_left", "_full")
-"""Ends of the kinds of faults that last until they are recovered from; others are moments."""
-FLAP_S = 2.0
-"""Trouble that is back within this time is shown as one."""
-OUTAGE_S = 0.2
-"""A new life of the server is shown as an outage only if it was not heard for longer than this."""
 
 
 def fold(journal: Iterable[AnyEvent], view: RunView | None = None) -> RunView:
@@ -52,50 +44,9 @@ def apply(view: RunView, event: AnyEvent) -> RunView:
     )
 
 
-def lane_of(view: RunView, subject: str) -> str:
-    """The site that a subject such as 'rank-jinan-0' belongs to; the subject itself where it is none."""
-    for site in sorted(view.sites, key=len, reverse=True):
-        if re.search(rf"(^|[^A-Za-z0-9]){re.escape(site)}($|[^A-Za-z0-9])", subject):
-            return site
-    return subject
-
-
-def _site(view: RunView, name: str, **changes: Any) -> RunView:
-    site = view.sites.get(name) or SiteView(name=name)
-    return replace(view, sites={**view.sites, name: replace(site, **changes)})
-
-
-def _of(view: RunView, name: str) -> SiteView:
-    return view.sites.get(name) or SiteView(name=name)
-
-
-def _open_span(view: RunView, event: AnyEvent, subject: str, kind: str, detail: str) -> RunView:
-    lane = lane_of(view, subject)
-    if any(span.end_s is None and (span.lane, span.kind) == (lane, kind) for span in view.spans):
-        return view
-    lasts = kind.endswith(LASTING)
-    for i, span in enumerate(view.spans):
-        flaps = lasts and span.end_s is not None and event.wall_s - span.end_s < FLAP_S
-        if flaps and (span.lane, span.kind) == (lane, kind):
-            again = replace(span, end_s=None)
-            return replace(view, spans=(*view.spans[:i], again, *view.spans[i + 1 :]))
-    end_s = None if lasts else event.wall_s
-    span = Span(lane=lane, subject=subject, kind=kind, detail=detail, start_s=event.wall_s, end_s=end_s)
-    return replace(view, spans=(*view.spans, span)[-KEPT:])
-
-
-def _close_span(view: RunView, event: AnyEvent, subject: str, kind: str) -> RunView:
-    lane = lane_of(view, subject)
-
-    def closed(span: Span) -> Span:
-        ends = span.end_s is None and (span.lane, span.kind) == (lane, kind)
-        return replace(span, end_s=event.wall_s) if ends else span
-
-    return replace(view, spans=tuple(map(closed, view.spans)))
-
-
 def _run_started(view: RunView, event: events.RunStarted) -> RunView:
-    sites = {name: SiteView(name=name) for name in event.sites} | view.sites
+    known = {name: replace(site, top_step=0) for name, site in view.sites.items()}
+    sites = {name: SiteView(name=name) for name in event.sites} | known
     return replace(
         view,
         name=event.name,
@@ -115,9 +66,9 @@ def _run_finished(view: RunView, event: events.RunFinished) -> RunView:
 
 
 def _site_joined(view: RunView, event: events.SiteJoined) -> RunView:
-    view = _close_span(view, event, event.site, "site_left")
-    joins = _of(view, event.site).joins + 1
-    return _site(
+    view = close_span(view, event, event.site, "site_left")
+    joins = site_of(view, event.site).joins + 1
+    return with_site(
         view,
         event.site,
         present=True,
@@ -129,44 +80,29 @@ def _site_joined(view: RunView, event: events.SiteJoined) -> RunView:
 
 
 def _site_left(view: RunView, event: events.SiteLeft) -> RunView:
-    view = _site(view, event.site, present=False, left=event.reason or "left")
+    view = with_site(view, event.site, present=False, left=event.reason or "left")
     if event.reason in CLEAN_LEAVES:
         return view
-    return _open_span(view, event, event.site, "site_left", event.reason)
+    return open_span(view, event, event.site, "site_left", event.reason)
 
 
 def _step_done(view: RunView, event: events.StepDone) -> RunView:
-    site = _of(view, event.site)
-    tokens, wait_s = site.tokens + event.tokens, site.wait_s + event.wait_s
-    recent = (event.wall_s, float(event.tokens), event.step_s, event.wait_s)
-    return _site(
-        view,
-        event.site,
-        steps=site.steps + 1,
-        tokens=tokens,
-        compute_s=site.compute_s + max(0.0, event.step_s - event.wait_s),
-        wait_s=wait_s,
-        first_s=site.first_s or event.wall_s - event.step_s,
-        last_s=event.wall_s,
-        loss=event.loss,
-        lr=event.lr,
-        grad_norm=event.grad_norm,
-        version=max(site.version, event.version),
-        curve=site.curve.add(event.wall_s, float(tokens), event.loss, wait_s),
-        recent=(*site.recent, recent)[-RECENT_STEPS:],
-    )
+    site = after_step(site_of(view, event.site), event)
+    return replace(view, sites={**view.sites, event.site: site})
 
 
 def _eval_done(view: RunView, event: events.EvalDone) -> RunView:
-    held_out = _of(view, event.site).held_out.add(
+    held_out = site_of(view, event.site).held_out.add(
         event.wall_s, float(event.tokens), event.loss, float(event.version)
     )
-    return _site(view, event.site, held_out_loss=event.loss, held_out=held_out)
+    return with_site(view, event.site, held_out_loss=event.loss, held_out=held_out)
 
 
 def _experts_counted(view: RunView, event: events.ExpertsCounted) -> RunView:
-    site = _of(view, event.site)
-    return _site(view, event.site, experts=site.experts.add(event, site.compute_s + site.wait_s))
+    site = site_of(view, event.site)
+    return with_site(
+        view, event.site, experts=site.experts.add(event, site.compute_s + site.repeated_s + site.wait_s)
+    )
 
 
 def _range_leased(view: RunView, event: events.RangeLeased) -> RunView:
@@ -183,8 +119,8 @@ def _range_discarded(view: RunView, event: events.RangeDiscarded) -> RunView:
 
 
 def _contribution_received(view: RunView, event: events.ContributionReceived) -> RunView:
-    site = _of(view, event.site)
-    return _site(
+    site = site_of(view, event.site)
+    return with_site(
         view,
         event.site,
         pushes=site.pushes + 1,
@@ -197,7 +133,7 @@ def _version_published(view: RunView, event: events.VersionPublished) -> RunView
     if event.version <= view.version:
         return view
     for name in event.sites:
-        view = _site(view, name, merged=_of(view, name).merged + 1)
+        view = with_site(view, name, merged=site_of(view, name).merged + 1)
     merge = Merge(
         wall_s=event.wall_s,
         version=event.version,
@@ -206,7 +142,7 @@ def _version_published(view: RunView, event: events.VersionPublished) -> RunView
         full_quorum=event.full_quorum,
         wait_s=event.wait_s,
     )
-    view = _close_span(view, event, SERVER, "disk_full")
+    view = close_span(view, event, SERVER, "disk_full")
     return replace(
         view,
         version=event.version,
@@ -219,8 +155,8 @@ def _version_published(view: RunView, event: events.VersionPublished) -> RunView
 
 
 def _version_applied(view: RunView, event: events.VersionApplied) -> RunView:
-    site = _of(view, event.site)
-    return _site(
+    site = site_of(view, event.site)
+    return with_site(
         view,
         event.site,
         version=max(site.version, event.version),
@@ -231,11 +167,11 @@ def _version_applied(view: RunView, event: events.VersionApplied) -> RunView:
 
 
 def _quarantined(view: RunView, event: events.Quarantined) -> RunView:
-    return _site(view, event.site, quarantined=_of(view, event.site).quarantined + 1)
+    return with_site(view, event.site, quarantined=site_of(view, event.site).quarantined + 1)
 
 
 def _link_sample(view: RunView, event: events.LinkSample) -> RunView:
-    link = _of(view, event.site).link
+    link = site_of(view, event.site).link
     before = link.counted.get(event.server, Counted())
     up = link.bytes_up + _gain(event.bytes_up, before.bytes_up)
     down = link.bytes_down + _gain(event.bytes_down, before.bytes_down)
@@ -252,40 +188,14 @@ def _link_sample(view: RunView, event: events.LinkSample) -> RunView:
         connected=connected,
         curve=link.curve.add(event.wall_s, float(up), float(down), event.rtt_s),
     )
-    view = _site(view, event.site, link=now)
+    view = with_site(view, event.site, link=now)
     if connected:
-        return _close_span(view, event, event.site, "link_down")
-    return _open_span(view, event, event.site, "link_down", "no connection to the server")
+        return close_span(view, event, event.site, "link_down")
+    return open_span(view, event, event.site, "link_down", "no connection to the server")
 
 
 def _gain(counter: int, before: int) -> int:
     return counter - before if counter >= before else counter
-
-
-def _server_started(view: RunView, event: events.ServerStarted) -> RunView:
-    epoch = Epoch(
-        wall_s=event.wall_s,
-        server_epoch=event.server_epoch,
-        version=event.version,
-        replayed=event.replayed,
-    )
-    told = any(span.lane == SERVER and span.end_s is None for span in view.spans)
-    if view.epochs and not told and not view.finished and event.wall_s - view.server_s > OUTAGE_S:
-        detail = f"restarted as epoch {event.server_epoch} from version {event.version}"
-        span = Span(
-            lane=SERVER,
-            subject=SERVER,
-            kind="server_down",
-            detail=detail,
-            start_s=view.server_s,
-            end_s=event.wall_s,
-        )
-        view = replace(view, spans=(*view.spans, span)[-KEPT:])
-    closed = tuple(
-        replace(span, end_s=event.wall_s) if span.lane == SERVER and span.end_s is None else span
-        for span in view.spans
-    )
-    return replace(view, epochs=(*view.epochs, epoch)[-KEPT:], spans=closed)
 
 
 def _checkpoint_saved(view: RunView, event: events.CheckpointSaved) -> RunView:
@@ -303,14 +213,6 @@ def _checkpoint_saved(view: RunView, event: events.CheckpointSaved) -> RunView:
 
 def _checkpoint_failed(view: RunView, event: events.CheckpointFailed) -> RunView:
     return replace(view, failed_checkpoints=view.failed_checkpoints + 1)
-
-
-def _fault(view: RunView, event: events.Fault) -> RunView:
-    return _open_span(view, event, event.subject, event.kind, event.detail)
-
-
-def _recovered(view: RunView, event: events.Recovered) -> RunView:
-    return _close_span(view, event, event.subject, event.kind)
 
 
 def _events_dropped(view: RunView, event: events.EventsDropped) -> RunView:
@@ -333,10 +235,12 @@ _HANDLERS: dict[type, Callable[[RunView, Any], RunView]] = {
     events.VersionApplied: _version_applied,
     events.Quarantined: _quarantined,
     events.LinkSample: _link_sample,
-    events.ServerStarted: _server_started,
+    events.ServerStarted: troubles.server_started,
     events.CheckpointSaved: _checkpoint_saved,
     events.CheckpointFailed: _checkpoint_failed,
-    events.Fault: _fault,
-    events.Recovered: _recovered,
+    events.Fault: troubles.fault,
+    events.Diagnosed: troubles.diagnosed,
+    events.Healed: troubles.healed,
+    events.Recovered: troubles.recovered,
     events.EventsDropped: _events_dropped,
 }

@@ -1,14 +1,20 @@
 """What a journal says about a run, folded: bounded in size however long the run is. `fold` makes it."""
 
+from typing import Any
+
 import msgspec
+from msgspec.structs import replace
 
 from isthmus.journal.alerts import Alert
 from isthmus.journal.curve import Curve
 from isthmus.journal.experts import Experts
+from isthmus.journal.incidents import Incident, Tally
+from isthmus.journal.rates import Rates
 
 KEPT = 200
-"""Latest merges, spans and alerts kept."""
+"""Latest merges, spans, incidents and alerts kept."""
 RECENT_STEPS = 20
+RECENT_OUTAGES = 8
 
 
 class Span(msgspec.Struct, frozen=True, kw_only=True):
@@ -83,10 +89,27 @@ class SiteView(msgspec.Struct, frozen=True, kw_only=True):
     incarnation: int = 0
     steps: int = 0
     tokens: int = 0
-    """Trained here, whatever became of them."""
+    """Trained here, whatever became of them; without those of repeated steps."""
     compute_s: float = 0.0
-    """Time in steps without waiting."""
+    """Time in the steps that counted, without waiting and outages."""
     wait_s: float = 0.0
+    minded: bool = False
+    """An agent keeps its ranks alive: steps that are told again were done again."""
+    top_step: int = 0
+    """The highest number of a step since the run was started or resumed."""
+    repeated_steps: int = 0
+    """Steps with a number that had been told before: done again after a heal, not counted in `tokens`."""
+    repeated_tokens: int = 0
+    repeated_s: float = 0.0
+    """Time in them, without waiting and outages."""
+    outage_s: float = 0.0
+    """From the beginning of a fault until the site trained again, summed over its heals; no time twice."""
+    outages: tuple[tuple[float, float], ...] = ()
+    """The last of them: (began_s, resumed_s), not overlapping."""
+    rates: Rates = Rates()
+    """Tokens/s in the steps that counted and no outage touched, without waiting."""
+    tally: Tally = Tally()
+    """Of its incidents."""
     first_s: float = 0.0
     """When its first step began."""
     last_s: float = 0.0
@@ -109,7 +132,7 @@ class SiteView(msgspec.Struct, frozen=True, kw_only=True):
     held_out: Curve = Curve()
     """(wall_s, tokens, loss, version), tokens of this site"""
     recent: tuple[tuple[float, float, float, float], ...] = ()
-    """(wall_s, tokens, step_s, wait_s) of the last steps."""
+    """(wall_s, tokens, step_s, wait_s) of the last steps; no tokens in those that were repeated."""
     link: LinkView = LinkView()
     experts: Experts = Experts()
 
@@ -145,6 +168,19 @@ class RunView(msgspec.Struct, frozen=True, kw_only=True):
     num_checkpoints: int = 0
     failed_checkpoints: int = 0
     spans: tuple[Span, ...] = ()
+    incidents: tuple[Incident, ...] = ()
+    """The last ones, by the time they were told of; open ones are kept longest."""
+    tally: Tally = Tally()
+    """Of all incidents."""
     alerts: tuple[Alert, ...] = ()
     dropped_events: int = 0
     num_events: int = 0
+
+
+def site_of(view: RunView, name: str) -> SiteView:
+    """The site of that name; an empty one if it was not heard of yet."""
+    return view.sites.get(name) or SiteView(name=name)
+
+
+def with_site(view: RunView, name: str, **changes: Any) -> RunView:
+    return replace(view, sites={**view.sites, name: replace(site_of(view, name), **changes)})

@@ -11,11 +11,12 @@ from rich.text import Text
 
 from isthmus.journal.alerts import Alert
 from isthmus.journal.experts import LayerFigures
-from isthmus.journal.figures import Figures, SiteFigures, figures
+from isthmus.journal.figures import Figures, IncidentFigures, SiteFigures, figures
 from isthmus.journal.view import RunView
 from isthmus.ui import text
 
 LAST_ALERTS = 5
+LAST_INCIDENTS = 6
 PIPE_WIDTH = 120
 _STATE_COLOURS = {"training": "green", "offline": "yellow", "silent": "yellow", "down": "red", "away": "red"}
 _LEVEL_COLOURS = {"critical": "bold red", "warning": "yellow", "info": "dim"}
@@ -79,6 +80,8 @@ def status(view: RunView, now_s: float) -> RenderableType:
     shown = figures(view, now_s)
     bar = Padding(ProgressBar(total=1.0, completed=shown.progress, width=78), (0, 0, 1, 0))
     parts: list[RenderableType] = [_headline(shown), bar, _sites(shown)]
+    if shown.incidents:
+        parts += [Text(_incidents_title(shown), style="bold"), _incidents(shown, view)]
     if shown.experts:
         parts += [Text("\nexperts, lately", style="bold"), _experts(shown)]
     if view.alerts:
@@ -100,6 +103,8 @@ def _headline(shown: Figures) -> Text:
     facts.append(f"version {shown.version}")
     if shown.equivalent_compute is not None:
         facts.append(f"equivalent compute {text.ratio(shown.equivalent_compute)}")
+    if shown.ettr is not None:
+        facts.append(f"ETTR {text.percent(shown.ettr)}")
     return Text.assemble((shown.name or "run", "bold"), "  ", ", ".join(facts))
 
 
@@ -107,7 +112,7 @@ def _sites(shown: Figures) -> Table:
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
     table.add_column("site")
     table.add_column("state")
-    for name in ("step", "loss", "tokens/s", "waiting", "version", "up", "down", "round trip"):
+    for name in ("step", "loss", "tokens/s", "waiting", "ETTR", "version", "up", "down", "round trip"):
         table.add_column(name, justify="right")
     for site in shown.sites:
         table.add_row(
@@ -117,12 +122,54 @@ def _sites(shown: Figures) -> Table:
             text.loss(site.loss),
             text.number(site.recent_tokens_per_s),
             text.percent(site.waiting_share) if site.steps else text.NONE,
+            text.percent(site.ettr) if site.ettr is not None else text.NONE,
             str(site.version),
             text.size(site.bytes_up),
             text.size(site.bytes_down),
             text.duration(site.rtt_s or None),
         )
     return table
+
+
+def _incidents_title(shown: Figures) -> str:
+    told = shown.recovery
+    facts = [f"{told.incidents:,} incident{'s' if told.incidents != 1 else ''}"]
+    facts += [f"{told.open} open"] if told.open else []
+    if told.recovery_s is not None:
+        facts.append(f"back after {text.duration(told.recovery_s)} on average")
+    facts += [f"{told.repeated_steps:,} steps done again"] if told.repeated_steps else []
+    return "\n" + ", ".join(facts)
+
+
+def _incidents(shown: Figures, view: RunView) -> Table:
+    """Open ones first, then the last ones, latest first."""
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    table.add_column("when", justify="right")
+    table.add_column("who")
+    table.add_column("what", no_wrap=True, overflow="ellipsis", ratio=1)
+    for name in ("found after", "back after", "steps lost"):
+        table.add_column(name, justify="right", no_wrap=True)
+    latest = sorted(shown.incidents, key=lambda told: (not told.open, -told.began_s))
+    for told in latest[:LAST_INCIDENTS]:
+        table.add_row(
+            text.duration(told.began_s - view.started_s),
+            told.subject,
+            what_of(told),
+            text.duration(told.detect_s or None),
+            "OPEN" if told.open else text.duration(told.total_s),
+            str(told.lost_steps) if told.done else text.NONE,
+            style="bold red" if told.open else None,
+        )
+    return table
+
+
+def what_of(told: IncidentFigures) -> str:
+    """'ecc (XID-48), restart rank'; what was told of the fault where there is no diagnosis."""
+    entry = f" ({told.entry})" if told.entry else ""
+    what = (told.fault_class or told.kind).replace("_", " ") + entry
+    times = f", {told.times} times" if told.times > 1 else ""
+    done = told.done or told.action
+    return what + times + (f", {done.replace('_', ' ')}" if done else "")
 
 
 def _experts(shown: Figures) -> Table:
@@ -155,5 +202,10 @@ def _worst(layers: Sequence[LayerFigures]) -> tuple[str | Text, ...]:
 def _alert(alert: Alert, started_s: float) -> Text:
     since = text.duration(max(alert.wall_s, alert.last_s) - started_s)
     times = f" ({alert.times} times)" if alert.times > 1 else ""
-    line = f"{since:>12}  {alert.subject}: {alert.kind}{times}  {alert.text}"
+    line = f"{since:>12}  {alert.subject}: {alert.kind}{times}  {alert_text(alert)}"
     return Text(line, style=_LEVEL_COLOURS[alert.level], no_wrap=True, overflow="ellipsis")
+
+
+def alert_text(alert: Alert) -> str:
+    """Without the subject, where that stands beside it."""
+    return alert.text.removeprefix(f"{alert.subject}: ")

@@ -31,6 +31,8 @@ _OF_RUN = (
     ("checkpoints_total", "counter", "Checkpoints saved", "checkpoints"),
     ("failed_checkpoints_total", "counter", "Checkpoints that failed", "failed_checkpoints"),
     ("faults_total", "counter", "Faults seen", "faults"),
+    ("ettr_ratio", "gauge", "Effective training time over wall time", "ettr"),
+    ("goodput_ratio", "gauge", "Tokens per second over the undisturbed rate", "goodput"),
 )
 _OF_SITE = (
     ("site_steps_total", "counter", "Inner steps", "steps"),
@@ -42,12 +44,27 @@ _OF_SITE = (
     ("site_pushes_total", "counter", "Contributions sent", "pushes"),
     ("site_merged_pushes_total", "counter", "Contributions merged", "merged"),
     ("site_quarantined_total", "counter", "Contributions refused as outliers", "quarantined"),
+    ("site_ettr_ratio", "gauge", "Effective training time over wall time", "ettr"),
+    ("site_goodput_ratio", "gauge", "Tokens per second over the undisturbed rate", "goodput"),
     ("link_sent_bytes_total", "counter", "Bytes to the server", "bytes_up"),
     ("link_received_bytes_total", "counter", "Bytes from the server", "bytes_down"),
     ("link_round_trip_seconds", "gauge", "Round trip to the server", "rtt_s"),
     ("link_resent_chunks_total", "counter", "Chunks sent again", "resent_chunks"),
 )
-
+_RECOVERY = (
+    ("incidents_open", "gauge", "Incidents that are not over", "open"),
+    ("lost_steps_total", "counter", "Steps done a second time, as heals told", "lost_steps"),
+    ("repeated_steps_total", "counter", "Steps done a second time, by their numbers", "repeated_steps"),
+    (
+        "last_recovery_seconds",
+        "gauge",
+        "Of the last incident, from its beginning to its end",
+        "last_recovery_s",
+    ),
+    ("recovery_seconds", "gauge", "Mean over all incidents", "recovery_s"),
+    ("detection_seconds", "gauge", "Mean from a fault's beginning until it was found", "detect_s"),
+)
+"""Told of the run, and of each site with 'site_' before the name."""
 _OF_LAYER = (
     ("expert_load_max_ratio", "Load of the most chosen expert over an even share", "max_load"),
     ("expert_load_min_ratio", "Load of the least chosen expert over an even share", "min_load"),
@@ -69,6 +86,18 @@ def _lines(shown: Figures) -> Iterator[str]:
         yield from _metric(name, kind, help_text, [(run, getattr(shown, field))])
     for name, kind, help_text, field in _OF_SITE:
         yield from _metric(name, kind, help_text, [(_labels(run, s), getattr(s, field)) for s in shown.sites])
+    for name, kind, help_text, field in _RECOVERY:
+        yield from _metric(name, kind, help_text, [(run, getattr(shown.recovery, field))])
+        of_sites = [(_labels(run, site), getattr(site.recovery, field)) for site in shown.sites]
+        yield from _metric(f"site_{name}", kind, help_text, of_sites)
+    by_class = [(f'{run},class="{_escaped(of)}"', count) for of, count in shown.recovery.by_class.items()]
+    yield from _metric("incidents_total", "counter", "Incidents, once diagnosed or over", by_class)
+    by_class = [
+        (f'{_labels(run, site)},class="{_escaped(of)}"', count)
+        for site in shown.sites
+        for of, count in site.recovery.by_class.items()
+    ]
+    yield from _metric("site_incidents_total", "counter", "Incidents, once diagnosed or over", by_class)
     states = [(f'{_labels(run, site)},state="{site.state}"', 1) for site in shown.sites]
     yield from _metric("site_state", "gauge", "1 for the state the site is in", states)
     layers = [(f'{_labels(run, site)},layer="{of.layer}"', of) for site in shown.sites for of in site.experts]

@@ -33,6 +33,8 @@ def scalars(event: AnyEvent) -> tuple[str, int, Scalars] | None:
             return event.site, event.step, {"eval/loss": event.loss}
         case events.ExpertsCounted():
             return event.site, event.step, _of_experts(event)
+        case events.Healed():
+            return event.site, event.step, _of_heal(event)
         case events.LinkSample():
             return event.site, int(event.wall_s), {
                 "link/bytes_up": event.bytes_up, "link/bytes_down": event.bytes_down,
@@ -44,6 +46,16 @@ def scalars(event: AnyEvent) -> tuple[str, int, Scalars] | None:
             }  # fmt: skip
         case _:
             return None
+
+
+def _of_heal(event: events.Healed) -> Scalars:
+    """Seconds since the fault began, and the steps that were lost."""
+    told = {
+        "detected": event.detected_s, "diagnosed": event.diagnosed_s, "regrouped": event.regrouped_s,
+        "resumed": event.resumed_s,
+    }  # fmt: skip
+    found = {f"heal/{name}_after_s": max(0.0, at_s - event.began_s) for name, at_s in told.items() if at_s}
+    return {**found, "heal/lost_steps": event.lost_steps}
 
 
 def _of_experts(event: events.ExpertsCounted) -> Scalars:

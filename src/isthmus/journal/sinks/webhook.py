@@ -21,12 +21,15 @@ PAUSES_S = (1.0, 4.0)
 """Between the attempts to deliver one alert; after the last one it is given up."""
 CLOSE_S = 6.0
 SENT = ("level", "kind", "subject", "text", "wall_s")
+OF_FAULTS = {"class": "fault_class", "entry": "entry", "action": "action"}
+"""Sent too where the alert has them: of diagnoses and heals."""
 
 
 class Alerts:
     """Sends alerts to `url`. A context manager; any thread may send.
 
-    The body is an object with run, level ('critical', 'warning', 'info'), kind, subject, text and wall_s.
+    The body is an object with run, level ('critical', 'warning', 'info'), kind, subject, text and wall_s; of
+    a diagnosis also class, entry and action, of a heal the action.
 
     Raises:
         InputError: `url` is no http or https address.
@@ -94,7 +97,9 @@ class Alerts:
                 return
 
     def _deliver(self, alert: Alert) -> bool:
-        body = msgspec.json.encode({"run": self._run, **{name: getattr(alert, name) for name in SENT}})
+        sent = {name: getattr(alert, name) for name in SENT}
+        sent |= {name: told for name, field in OF_FAULTS.items() if (told := getattr(alert, field))}
+        body = msgspec.json.encode({"run": self._run, **sent})
         for pause_s in (*PAUSES_S, 0.0):
             if self._post(body):
                 return True

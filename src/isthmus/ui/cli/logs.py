@@ -74,7 +74,7 @@ def sites_of(event: AnyEvent) -> set[str]:
     """Sites that the event is about, or comes from."""
     named = {getattr(event, "site", ""), *getattr(event, "sites", ())}
     kind, _, rest = event.source.partition("/")
-    if kind in ("site", "rank"):
+    if kind in ("site", "rank", "agent"):
         named.add(rest.partition("/")[0])
     return named - {""}
 

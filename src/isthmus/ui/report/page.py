@@ -10,9 +10,9 @@ from isthmus.journal.figures import Figures, figures
 from isthmus.journal.fold import SERVER
 from isthmus.journal.view import RunView, SiteView, Span
 from isthmus.ui import text
-from isthmus.ui.report import curves, experts, html
+from isthmus.ui.report import curves, experts, html, incidents
 from isthmus.ui.report.svg import Axis, Bar, Mark, Series, lane_chart, line_chart
-from isthmus.ui.tables import EQUIVALENT_COMPUTE, MEASURES
+from isthmus.ui.tables import EQUIVALENT_COMPUTE, MEASURES, alert_text
 
 BAD_FAULTS = ("died", "left", "down")
 
@@ -28,6 +28,7 @@ def render(view: RunView, documents: Mapping[str, str] | None = None) -> str:
         f'<p class="note">{escape(EQUIVALENT_COMPUTE)}</p>',
         "<h2>Timeline</h2>",
         _timeline(view),
+        incidents.section(view, shown, _time_axis(view)),
         "<h2>Learning</h2>",
         f'<div class="charts">{_losses(view)}</div>',
         experts.section(view, _time_axis(view)),
@@ -77,7 +78,7 @@ def _cards(view: RunView, shown: Figures) -> str:
         ),
         html.card("held-out loss", text.loss(shown.held_out_loss), f"training {text.loss(shown.loss)}"),
         html.card("sent to the server", text.size(shown.bytes_up), f"{text.size(shown.bytes_down)} back"),
-        html.card("waiting", text.percent(waiting), "of the site that waits most"),
+        html.card("effective time", _ettr(shown), f"{text.percent(waiting)} waiting at most"),
         html.card(
             "faults",
             str(shown.faults),
@@ -85,6 +86,10 @@ def _cards(view: RunView, shown: Figures) -> str:
         ),
     ]
     return f'<div class="cards">{"".join(cards)}</div>'
+
+
+def _ettr(shown: Figures) -> str:
+    return text.NONE if shown.ettr is None else text.percent(shown.ettr)
 
 
 def _measures(shown: Figures) -> str:
@@ -289,11 +294,11 @@ def _faults(view: RunView) -> str:
     if not view.alerts:
         return ""
     rows = [
-        [_moment(alert.wall_s - view.started_s), alert.subject, _what(alert), alert.text]
+        [_moment(alert.wall_s - view.started_s), alert.subject, _what(alert), alert_text(alert)]
         for alert in view.alerts
     ]
     table = html.table(["at", "who", "what", "detail"], rows, text_columns=(1, 2, 3))
-    return f'<h2>What went wrong, and came back</h2><div class="panel">{table}</div>'
+    return f'<h2>Alerts: what went wrong, and came back</h2><div class="panel">{table}</div>'
 
 
 def _what(alert: Alert) -> str:

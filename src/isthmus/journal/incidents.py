@@ -1,0 +1,315 @@
+"""Incidents: a fault from the moment it began to the moment training went on. Pure; `fold` calls this."""
+
+import msgspec
+from msgspec.structs import replace
+
+from isthmus.journal import events
+
+LASTING = ("_died", "_down", "_left", "_full")
+"""Ends of the kinds of faults that last until they are recovered from; others are moments, unless an agent
+tells of them."""
+FLAP_S = 2.0
+"""Trouble that is back within this time is shown as one."""
+LATE_S = 60.0
+"""A diagnosis that comes no later than this after the recovery still belongs to it."""
+TEXT, LINES = 500, 8
+"""Characters of a text and lines of evidence that are kept."""
+CLASSES = 64
+"""Classes counted by name; further ones are 'other'."""
+AGENT = "agent/"
+"""Of an agent's source; the site follows."""
+UNDIAGNOSED = "undiagnosed"
+PHASES = ("detect", "diagnose", "regroup", "resume")
+NOT_STOPPING = frozenset({"advice", "client_died", "fail_slow", "link", "link_down", "network_degraded"})
+"""Kinds and classes that a site trains on with: a heal that does not name their subject leaves them open."""
+
+
+class Incident(msgspec.Struct, frozen=True, kw_only=True):
+    """Trouble of one rank, server or link. Times are Unix seconds, 0 where not known; `resumed_s` is 0 while
+    it is open. Those that one `Healed` ends share its generation, `lost_steps` and end."""
+
+    subject: str
+    lane: str
+    """The site that the subject belongs to; the subject itself where it is none."""
+    kind: str
+    """Of the fault, as it was told."""
+    detail: str = ""
+    times: int = 1
+    """How often it came back so soon that it is shown as one."""
+    fault_class: str = ""
+    """Of the diagnosis, as are `entry` to `victims`; empty until there is one."""
+    entry: str = ""
+    action: str = ""
+    confidence: float = 0.0
+    cause: str = ""
+    verify: str = ""
+    evidence: tuple[str, ...] = ()
+    victims: tuple[str, ...] = ()
+    done: str = ""
+    """What an agent did, of the ladder."""
+    generation: int = 0
+    lost_steps: int = 0
+    began_s: float
+    detected_s: float
+    diagnosed_s: float = 0.0
+    regrouped_s: float = 0.0
+    resumed_s: float = 0.0
+
+    @property
+    def is_open(self) -> bool:
+        return not self.resumed_s
+
+    @property
+    def is_counted(self) -> bool:
+        """Under its class, which happens once: at its diagnosis, or when it ends without one."""
+        return bool(self.fault_class or self.resumed_s or self.times > 1)
+
+
+class Phase(msgspec.Struct, frozen=True, kw_only=True):
+    """A part of an incident; `name`: 'detect', 'diagnose', 'regroup' or 'resume', what it ended with."""
+
+    name: str
+    start_s: float
+    end_s: float
+
+
+class Tally(msgspec.Struct, frozen=True, kw_only=True):
+    """Over all incidents, also those no longer kept. Sums of seconds are over those that are over."""
+
+    count: int = 0
+    closed: int = 0
+    total_s: float = 0.0
+    detect_s: float = 0.0
+    last_total_s: float = 0.0
+    """Of the one that ended last."""
+    lost_steps: int = 0
+    """Once for each heal, however many incidents it ended."""
+    by_class: dict[str, int] = {}
+    """Never falls: of an incident under its first diagnosis, or as undiagnosed if it ended without one."""
+
+
+def phases(incident: Incident, until_s: float = 0.0) -> list[Phase]:
+    """One after the other from its beginning; of an open one the last lasts until `until_s`.
+
+    A time that is not known, or that comes after a later one (a diagnosis made beside the healing), joins its
+    phase to the next.
+    """
+    times = incident.detected_s, incident.diagnosed_s, incident.regrouped_s
+    last_s = incident.resumed_s or max(until_s, incident.began_s, *times)
+    marks: list[tuple[str, float]] = list(zip(PHASES, (*times, last_s), strict=True))
+    told = [
+        (name, at_s) for i, (name, at_s) in enumerate(marks) if at_s and not _overtaken(at_s, marks[i + 1 :])
+    ]
+    found: list[Phase] = []
+    start_s = incident.began_s
+    for name, at_s in told:
+        end_s = max(start_s, at_s)
+        found.append(Phase(name=name, start_s=start_s, end_s=end_s))
+        start_s = end_s
+    return found
+
+
+def _overtaken(at_s: float, later: list[tuple[str, float]]) -> bool:
+    return any(other_s and other_s < at_s for _, other_s in later)
+
+
+def length_s(incident: Incident, phase: str) -> float | None:
+    """None while it is not over, or where it is not known."""
+    if phase == "resume" and incident.is_open:
+        return None
+    return next((found.end_s - found.start_s for found in phases(incident) if found.name == phase), None)
+
+
+def total_s(incident: Incident) -> float | None:
+    """From its beginning to the moment training went on; None while it is open."""
+    return None if incident.is_open else max(0.0, incident.resumed_s - incident.began_s)
+
+
+def counted(tally: Tally, old: Incident | None, new: Incident) -> Tally:
+    """The tally after `old` became `new`; None: it is a new one."""
+    by_class = tally.by_class
+    if new.is_counted and not (old and old.is_counted):
+        name = new.fault_class or UNDIAGNOSED
+        name = name if name in by_class or len(by_class) < CLASSES else "other"
+        by_class = {**by_class, name: by_class.get(name, 0) + 1}
+    is_closed, was_closed = not new.is_open, bool(old and not old.is_open)
+    now_s, before_s = total_s(new) or 0.0, (total_s(old) if old else None) or 0.0
+    found_s = (length_s(new, "detect") or 0.0) * is_closed
+    found_before_s = (length_s(old, "detect") or 0.0) * was_closed if old else 0.0
+    return replace(
+        tally,
+        count=tally.count + (old is None),
+        closed=tally.closed + is_closed - was_closed,
+        total_s=tally.total_s + now_s - before_s,
+        detect_s=tally.detect_s + found_s - found_before_s,
+        last_total_s=now_s if is_closed else tally.last_total_s,
+        by_class=by_class,
+    )
+
+
+def site_of_agent(source: str) -> str:
+    """The site that an agent with this source minds; empty for any other source."""
+    return source.removeprefix(AGENT) if source.startswith(AGENT) else ""
+
+
+def is_rank(subject: str) -> bool:
+    return subject.startswith("rank")
+
+
+Changes = list[tuple[Incident | None, Incident]]
+"""(as it was, as it is now); the first is None for a new one."""
+
+
+def after_fault(kept: tuple[Incident, ...], event: events.Fault, lane: str) -> Changes:
+    """A lasting fault, and any that an agent tells of, opens an incident, or belongs to one that is there."""
+    lasts = event.kind.endswith(LASTING)
+    if not lasts and not site_of_agent(event.source):
+        return []
+    new = Incident(
+        subject=event.subject,
+        lane=lane,
+        kind=event.kind,
+        detail=_cut(event.detail),
+        began_s=min(event.began_s, event.wall_s) or event.wall_s,
+        detected_s=event.wall_s,
+    )
+    for old in reversed(kept):
+        if old.subject != new.subject:
+            continue
+        if old.is_open and (old.kind == new.kind or is_rank(old.subject)):
+            return [(old, _merged(old, new))]
+        if not old.is_open and event.began_s and old.began_s - FLAP_S <= event.began_s < old.resumed_s:
+            return []  # told late, by a source whose clock is behind
+        flaps = lasts and not old.is_open and not old.done and event.wall_s - old.resumed_s < FLAP_S
+        if flaps and old.kind == new.kind:
+            return [(old, replace(old, resumed_s=0.0, times=old.times + 1))]
+    return [(None, new)]
+
+
+def _merged(old: Incident, new: Incident) -> Incident:
+    """One rank is in trouble once at a time, whatever is told of it: hung, then killed."""
+    began_s = min(old.began_s, new.began_s)
+    if old.kind == new.kind:
+        return replace(old, began_s=began_s)
+    if old.kind == old.fault_class:  # the diagnosis came first
+        return replace(old, kind=new.kind, detail=new.detail, began_s=began_s)
+    return replace(old, began_s=began_s, detail=_cut(f"{old.detail}; then {new.kind}: {new.detail}"))
+
+
+def after_diagnosis(kept: tuple[Incident, ...], event: events.Diagnosed, lane: str) -> Changes:
+    """The diagnosis of a subject's incident, or of all that a site has open where no rank is named."""
+    suffered = set(event.victims) - {event.subject}
+    of_subject = [old for old in kept if old.subject == event.subject and old.is_open]
+    of_site = [
+        old for old in kept
+        if old.is_open and old.lane == event.subject and is_rank(old.subject) and not old.fault_class
+        and old.subject not in suffered
+    ]  # fmt: skip
+    late = [
+        old for old in kept
+        if old.subject == event.subject and not old.fault_class and event.wall_s - old.resumed_s < LATE_S
+    ]  # fmt: skip
+    changes: Changes = [(old, _diagnosed(old, event)) for old in of_subject or of_site or late[-1:]]
+    if not changes:
+        new = Incident(
+            subject=event.subject,
+            lane=lane,
+            kind=event.fault_class,
+            detail=_cut(event.cause),
+            began_s=event.wall_s,
+            detected_s=event.wall_s,
+        )
+        changes = [(None, _diagnosed(new, event))]
+    return changes + [
+        (old, replace(old, fault_class="secondary", cause=f"failed because of {event.subject}",
+                      diagnosed_s=event.wall_s))
+        for old in kept
+        if old.is_open and old.subject in suffered and not old.fault_class
+    ]  # fmt: skip
+
+
+def _diagnosed(old: Incident, event: events.Diagnosed) -> Incident:
+    return replace(
+        old,
+        fault_class=event.fault_class,
+        entry=event.entry,
+        action=event.action,
+        confidence=event.confidence,
+        cause=_cut(event.cause),
+        verify=_cut(event.verify),
+        evidence=tuple(map(_cut, event.evidence[:LINES])),
+        victims=tuple(map(_cut, event.victims[:LINES])),
+        diagnosed_s=old.diagnosed_s if old.fault_class else event.wall_s,
+    )
+
+
+def after_heal(kept: tuple[Incident, ...], event: events.Healed) -> Changes | None:
+    """What a heal ends: the incidents of its subjects, and all others that kept the site from training.
+
+    None: it was told before.
+    """
+    resumed_s = event.resumed_s or event.wall_s
+    told = event.site, event.generation, resumed_s
+    if any(old.done and (old.lane, old.generation, old.resumed_s) == told for old in kept):
+        return None
+    ended = [old for old in kept if old.lane == event.site and _is_ended(old, event, resumed_s)]
+    if not ended:
+        new = Incident(
+            subject=event.subjects[0] if event.subjects else event.site,
+            lane=event.site,
+            kind=event.kind,
+            began_s=event.began_s or event.detected_s or resumed_s,
+            detected_s=event.detected_s or resumed_s,
+        )
+        return [(None, _healed(new, event, is_first=True))]
+    first = min(ended, key=lambda old: old.began_s)
+    return [(old, _healed(old, event, is_first=old is first)) for old in ended]
+
+
+def _is_ended(old: Incident, event: events.Healed, resumed_s: float) -> bool:
+    named = old.subject in event.subjects
+    if not old.is_open:  # told as recovered a moment before
+        return named and not old.done and 0 < event.began_s <= old.resumed_s
+    stopped = (is_rank(old.subject) or old.subject == event.site) and not NOT_STOPPING & {
+        old.kind,
+        old.fault_class,
+    }
+    return old.began_s <= resumed_s and (named or stopped)
+
+
+def _healed(old: Incident, event: events.Healed, is_first: bool) -> Incident:
+    """The agent's own times are the most exact ones of the fault that came first; others keep theirs."""
+    return replace(
+        old,
+        began_s=min(old.began_s, event.began_s or old.began_s) if is_first else old.began_s,
+        detected_s=(event.detected_s if is_first else 0.0) or old.detected_s,
+        diagnosed_s=(event.diagnosed_s if is_first else 0.0) or old.diagnosed_s or event.diagnosed_s,
+        regrouped_s=event.regrouped_s,
+        resumed_s=event.resumed_s or event.wall_s,
+        done=event.kind or "healed",
+        generation=event.generation,
+        lost_steps=event.lost_steps,
+    )
+
+
+def after_recovery(kept: tuple[Incident, ...], subject: str, kind: str, lane: str, at_s: float) -> Changes:
+    """`kind` of a lane is over, and whatever the rank `subject` had; an empty kind: all of the lane."""
+    return [
+        (old, replace(old, resumed_s=max(at_s, old.began_s)))
+        for old in kept
+        if old.is_open
+        and ((old.lane == lane and kind in ("", old.kind)) or (is_rank(subject) and old.subject == subject))
+    ]
+
+
+def kept_with(kept: tuple[Incident, ...], changes: Changes, most: int) -> tuple[Incident, ...]:
+    """The incidents after the changes; of more than `most` the oldest are let go, open ones last."""
+    became = {id(old): new for old, new in changes if old}
+    found = [became.get(id(old), old) for old in kept] + [new for old, new in changes if old is None]
+    while len(found) > most:
+        found.pop(next((i for i, old in enumerate(found) if not old.is_open), 0))
+    return tuple(found)
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= TEXT else f"{text[: TEXT - 1]}…"
