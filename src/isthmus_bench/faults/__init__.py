@@ -1,0 +1,1 @@
+"""Faults: how fast they are seen, and how rightly they are explained."""
