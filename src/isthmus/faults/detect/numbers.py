@@ -108,7 +108,6 @@ class LossDetector:
         self._rising = 0
         self._calm = 0
         self._held: dict[int, dict[int, StepRecord]] = {}
-        self._newest = -1
 
     def observe(self, now_s: float, readings: Readings) -> list[Finding]:
         for rank, records in readings.steps.items():
@@ -118,10 +117,7 @@ class LossDetector:
         wanted = set(readings.ranks)
         for step in sorted(self._held):
             if wanted <= self._held[step].keys():
-                records = self._held.pop(step)
-                if step > self._newest:
-                    found += self._judge(now_s, step, records)
-                self._newest = step
+                found += self._judge(now_s, step, self._held.pop(step))
         for step in sorted(self._held)[:-_HELD_STEPS]:
             del self._held[step]
         return found
@@ -136,7 +132,8 @@ class LossDetector:
         if len(self._recent) < _FEWEST:
             self._recent.append(mean)
             return []
-        z = _z(mean, self._recent, _SMALLEST * abs(median(self._recent)))
+        usual, spread = _line(list(self._recent))
+        z = (mean - usual) / spread
         self._rising = self._rising + 1 if z > self._settings.rise_z else 0
         if z <= self._settings.rise_z:
             self._recent.append(mean)
@@ -149,14 +146,14 @@ class LossDetector:
             return []
         if self._rising >= _FEWEST:
             self._recent.append(mean)  # it stays there: this is its level now
-        return self._standing.begin(("loss", None), self._tell(now_s, step, mean, z, records))
+        return self._standing.begin(("loss", None), self._tell(now_s, step, (mean, usual, z), records))
 
     def _tell(
-        self, now_s: float, step: int, mean: float, z: float, records: dict[int, StepRecord]
+        self, now_s: float, step: int, figures: tuple[float, float, float], records: dict[int, StepRecord]
     ) -> Finding:
+        mean, usual, z = figures
         rank = stands_out(records, self._settings.own_z)
         blame = f"; rank {rank} stands out from the others" if rank is not None else "; no rank stands out"
-        usual = median(self._recent)
         return Finding(
             kind="loss_spike",
             rank=rank,
@@ -184,6 +181,17 @@ def stands_out(records: dict[int, StepRecord], least_z: float) -> int | None:
         if far[0][0] > least_z and far[0][0] > 3 * far[1][0] and (best is None or far[0][0] > best[0]):
             best = far[0]
     return best[1] if best else None
+
+
+def _line(recent: list[float]) -> tuple[float, float]:
+    """What comes next, by the straight line through the medians of both halves, and the spread around it."""
+    half = len(recent) // 2
+    first, second = median(recent[:half]), median(recent[half:])
+    slope = (second - first) / (len(recent) - half)
+    middle = half + (len(recent) - half - 1) / 2
+    residuals = [value - second - slope * (n - middle) for n, value in enumerate(recent)]
+    spread = 1.4826 * median(abs(residual) for residual in residuals)
+    return second + slope * (len(recent) - middle), max(spread, _SMALLEST * abs(second), 1e-12)
 
 
 def _z(value: float, others: Collection[float], least: float) -> float:

@@ -63,10 +63,23 @@ class Climb:
         floor = [min(lows[at : at + width]) for at in range(0, blocks, width)]
         before = max(list(self._highs)[:-blocks], default=self._ever)
         rises = sum((b > a) - (b < a) for a, b in combinations(floor, 2))
-        levels_off = floor[-1] - floor[_SPANS // 2] < 0.5 * (floor[_SPANS // 2 - 1] - floor[0])
-        if rises < 26 or levels_off or floor[-1] <= max(before, self._ever):
+        if rises < 26 or _levels_off(floor, limit) or floor[-1] <= max(before, self._ever):
             return None
         span_s = width * self._block_s
         slope = median((floor[b] - floor[a]) / (b - a) for a, b in combinations(range(_SPANS), 2)) / span_s
         eta_s = max(0.0, (limit - floor[-1]) / slope) if slope > 0 else float("inf")
         return eta_s if eta_s <= _CARRY * _SPANS * span_s else None
+
+
+def _levels_off(floor: list[float], limit: float) -> bool:
+    """Whether growth dies down before the limit: if the second half grew by a fraction r of the first, each
+    half to come grows by r of the one before, r / (1 - r) of the last in all.
+    """
+    half = len(floor) // 2
+    before, after = floor[half - 1] - floor[0], floor[-1] - floor[half]
+    if after < 0.5 * before:
+        return True
+    if after >= before:
+        return False
+    ratio = after / before
+    return floor[-1] + (floor[-1] - floor[half - 1]) * ratio / (1 - ratio) < limit
