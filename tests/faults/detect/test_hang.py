@@ -177,7 +177,7 @@ def test_a_rank_that_does_not_come_at_the_start_is_named():
     for rank in (0, 1, 3):
         group.set(rank, phase=Phase.FORWARD)
         group.waits(rank, 1)
-    assert watch_for(detector, group, 15.0) == []
+    assert watch_for(detector, group, 25.0) == []
     found = watch_for(detector, group, 6.0)
     assert [(f.kind, f.rank) for f in found] == [("rendezvous", 2)]
     group.absent = set()

@@ -19,7 +19,8 @@ class HangSettings(msgspec.Struct, frozen=True, kw_only=True):
     pause_factor: float = 5.0
     """Of the longest that a phase without a bound, such as a checkpoint, took before."""
     pause_floor_s: float = 30.0
-    start_floor_s: float = 10.0
+    start_floor_s: float = 30.0
+    """The same for the start: a process that is not forked from a warm one imports for 20 s."""
     first_pause_s: float = 600.0
     """For a phase without a bound that nobody has been through yet."""
     stretch: float = 10.0
@@ -47,9 +48,11 @@ class Patience:
                 self._p99_s = None
         for rank, view in views.items():
             last = self._last.get(rank)
-            if last is not None and last.pid != view.pid:
-                self._done[rank] = 0
-            elif last is not None and last.phase != view.phase:
+            if last is None or last.pid != view.pid:
+                self._done[rank] = 0 if last else self._done.get(rank, 0)
+                if view.phase != Phase.START and not view.finished:
+                    self._longest_s.setdefault(Phase.START, 0.0)  # over before it was seen
+            elif last.phase != view.phase:
                 self._longest_s[last.phase] = max(self._longest_s.get(last.phase, 0.0), last.phase_s)
             self._last[rank] = view
 
