@@ -15,9 +15,30 @@ from isthmus.faults.detect.readings import Readings
 from isthmus.faults.detect.slow import SlowDetector
 from isthmus.faults.detect.standing import Standing
 from isthmus.faults.page import PageReader, PageWriter, Phase, StepRecord
+from isthmus_bench.document import Result
 
 _BLOCK = 5
 """Steps per look: 10 ms steps at 20 Hz."""
+
+
+def run(quick: bool) -> list[Result]:
+    """Rows `faults.detect.*`."""
+    cost = msgspec.to_builtins(page_cost(num_calls=1000 if quick else 20_000))
+    dearest = max((name for name in cost if name != "read"), key=lambda name: cost[name])
+    results = [
+        Result("faults.detect.page_ns", cost[dearest], "ns", note=f"the dearest write, {dearest}"),
+        Result("faults.detect.read_us", cost["read"] / 1000, "us", note="a look at one page"),
+    ]
+    for sigma in (0.03, 0.10):
+        delay = slow_delay(sigma, num_seeds=10 if quick else 200)
+        alarms = slow_false_alarms(sigma, num_steps=10_000 if quick else 100_000)
+        note = f"1.2x on one of four; median {delay.median_steps:g}, {delay.missed} missed"
+        percent = round(100 * sigma)
+        results += [
+            Result(f"faults.detect.slow_p95.noise{percent}", delay.p95_steps, "steps", note=note),
+            Result(f"faults.detect.slow_false.noise{percent}", alarms, "per 10^4 steps"),
+        ]
+    return results
 
 
 class Noise(msgspec.Struct, frozen=True, kw_only=True):

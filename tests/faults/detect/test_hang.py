@@ -3,10 +3,11 @@
 import random
 
 import pytest
-from pages import Group, view
+from pages import Group, record, view
 
 from isthmus.faults.detect import NodeFacts, Watch
 from isthmus.faults.detect.hang import HangDetector
+from isthmus.faults.detect.patience import HangSettings, Patience
 from isthmus.faults.detect.standing import Standing
 from isthmus.faults.detect.wait_graph import find_mismatch, wait_graph
 from isthmus.faults.finding import Finding
@@ -92,7 +93,7 @@ def test_what_was_found_is_over_once_the_rank_writes_again():
     assert [finding.rank for finding in watch_for(detector, group, 3.0)] == [1]
 
 
-@pytest.mark.parametrize("phase", [Phase.CHECKPOINT, Phase.EVALUATE, Phase.IDLE, Phase.REGROUP, Phase.START])
+@pytest.mark.parametrize("phase", [Phase.CHECKPOINT, Phase.EVALUATE, Phase.IDLE, Phase.REGROUP])
 def test_a_pause_is_no_hang(phase):
     detector, group = running()
     fall_asleep(group, 0, phase)
@@ -307,3 +308,11 @@ def test_a_mismatch_is_the_first_one_and_of_the_newest_generation():
     assert mismatch is not None
     assert (mismatch.sequence, mismatch.odd, mismatch.majority) == (2, (1,), True)
     assert find_mismatch({0: view(), 1: view()}) is None
+
+
+def test_waiting_for_a_rank_that_saves_makes_nobody_more_patient():
+    patience = Patience(HangSettings())
+    for step in range(1, 200):
+        own, others = record(step, 0.1), record(step, 3.0 if step % 10 == 0 else 0.1)
+        patience.learn({}, {0: [own], 1: [others], 2: [others]})
+    assert patience.step_p99_s == pytest.approx(0.1)

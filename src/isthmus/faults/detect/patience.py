@@ -1,10 +1,11 @@
 """How long is too long, learnt from the run itself."""
 
-from collections import deque
-
 import msgspec
 
 from isthmus.faults.page import UNBOUNDED, PageView, Phase, StepRecord
+
+_WINDOW = 256
+"""Steps."""
 
 
 class HangSettings(msgspec.Struct, frozen=True, kw_only=True):
@@ -28,11 +29,13 @@ class HangSettings(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Patience:
-    """Bounds on silence. Steps are those of all ranks together: one hang stops them all."""
+    """Bounds on silence. The time of a step is that of the rank that was through it first, its pauses left
+    out: while one rank saves, the others' steps are long only because they wait for it.
+    """
 
     def __init__(self, settings: HangSettings):
         self._settings = settings
-        self._steps: deque[float] = deque(maxlen=512)
+        self._steps: dict[int, float] = {}
         self._p99_s: float | None = None
         self._longest_s: dict[Phase, float] = {}
         self._last: dict[int, PageView] = {}
@@ -42,10 +45,8 @@ class Patience:
         """What the ranks did since the last look."""
         for rank, records in steps.items():
             self._done[rank] = self._done.get(rank, 0) + len(records)
-            fresh = records if self._done[rank] > 2 else []
-            self._steps.extend(record.compute_s + record.data_s + record.wait_s for record in fresh)
-            if fresh:
-                self._p99_s = None
+            if self._done[rank] > 2:
+                self._take(records)
         for rank, view in views.items():
             last = self._last.get(rank)
             if last is None or last.pid != view.pid:
@@ -56,11 +57,19 @@ class Patience:
                 self._longest_s[last.phase] = max(self._longest_s.get(last.phase, 0.0), last.phase_s)
             self._last[rank] = view
 
+    def _take(self, records: list[StepRecord]) -> None:
+        for record in records:
+            step_s = record.compute_s + record.data_s + record.wait_s
+            self._steps[record.step] = min(step_s, self._steps.get(record.step, step_s))
+            self._p99_s = None
+        while len(self._steps) > _WINDOW:
+            del self._steps[next(iter(self._steps))]
+
     @property
     def step_p99_s(self) -> float:
         """0 before any step."""
         if self._p99_s is None:
-            ordered = sorted(self._steps)
+            ordered = sorted(self._steps.values())
             self._p99_s = ordered[int(0.99 * (len(ordered) - 1))] if ordered else 0.0
         return self._p99_s
 
