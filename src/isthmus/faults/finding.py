@@ -11,6 +11,8 @@ class Finding(msgspec.Struct, frozen=True, kw_only=True, rename={"kind": "class"
     kind: FaultClass
     rank: int | None
     """The rank it is blamed on; None where nothing names one."""
+    place: str = ""
+    """Node, disk or link, where it is not a rank."""
     what: str
     """In a sentence, with the figures it rests on."""
     began_s: float

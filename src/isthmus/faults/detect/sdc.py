@@ -1,0 +1,81 @@
+"""Silent corruption: ranks that hold the same state hash a slice of it after each step, and the hashes
+differ.
+
+The many outvote the few. Ranks are compared at the same step and slice, once all have told or `_PATIENCE`
+steps later, from the last 64 hashes that each page keeps: they need not be read at one instant. Between two
+ranks, or where a vote is tied, nobody is named. A fault ends when the rank's hash of a slice in which it
+differed is right again.
+"""
+
+from collections import Counter
+
+from isthmus.faults.detect.readings import Readings
+from isthmus.faults.detect.standing import Standing
+from isthmus.faults.finding import Finding
+
+_PATIENCE = 64
+
+
+class SdcDetector:
+    def __init__(self, standing: Standing):
+        self._standing = standing
+        self._held: dict[tuple[int, int], dict[int, int]] = {}
+        """Hash by rank, by step and slice."""
+        self._wrong: dict[int | None, set[int]] = {}
+        """Slices in which a rank differs; None: in which a vote was tied."""
+        self._generation = -1
+        self._pids: dict[int, int] = {}
+
+    def observe(self, now_s: float, readings: Readings) -> list[Finding]:
+        self._forget(readings)
+        for rank, states in readings.states.items():
+            for state in states:
+                self._held.setdefault((state.step, state.piece), {})[rank] = state.value
+        newest = max((step for step, _ in self._held), default=0)
+        wanted = set(readings.ranks)
+        found: list[Finding] = []
+        for place in sorted(self._held):
+            votes = self._held[place]
+            if wanted <= votes.keys() or place[0] <= newest - _PATIENCE:
+                del self._held[place]
+                votes = {rank: value for rank, value in votes.items() if rank in wanted}
+                found += self._count(now_s, *place, votes) if len(votes) > 1 else []
+        return found
+
+    def _forget(self, readings: Readings) -> None:
+        """A new group goes over old steps again; a new process has none of the old one's faults."""
+        generation = max((view.generation for view in readings.views.values()), default=self._generation)
+        if generation != self._generation:
+            self._generation = generation
+            self._held.clear()
+            self._wrong.pop(None, None)
+            self._standing.end(("sdc", None))
+        for rank, view in readings.views.items():
+            if self._pids.setdefault(rank, view.pid) != view.pid:
+                self._pids[rank] = view.pid
+                self._wrong.pop(rank, None)
+                self._standing.end(("sdc", rank))
+
+    def _count(self, now_s: float, step: int, piece: int, votes: dict[int, int]) -> list[Finding]:
+        counts = Counter(votes.values()).most_common()
+        tied = len(counts) > 1 and 2 * counts[0][1] <= len(votes)
+        odd = sorted(rank for rank, value in votes.items() if value != counts[0][0])
+        blamed: list[int | None] = [None] if tied else list(odd)
+        for rank in [rank for rank, pieces in self._wrong.items() if piece in pieces and rank not in blamed]:
+            if rank is None or rank in votes:
+                del self._wrong[rank]
+                self._standing.end(("sdc", rank))
+        found: list[Finding] = []
+        for rank in blamed:
+            self._wrong.setdefault(rank, set()).add(piece)
+            suspects = tuple(sorted(votes)) if tied else tuple(odd)
+            what = f"slice {piece} of the state after step {step} differs: " + (
+                f"{len(counts)} versions on {len(votes)} ranks, no majority"
+                if tied
+                else f"rank {rank} against {counts[0][1]} ranks that agree"
+            )
+            finding = Finding(
+                kind="sdc", rank=rank, what=what, began_s=now_s, seen_s=now_s, suspects=suspects
+            )
+            found += self._standing.begin(("sdc", rank), finding)
+        return found
