@@ -66,18 +66,13 @@ def _hello(state: KeeperState, process: Process, message: Hello) -> KeeperState:
 
 
 def form(state: KeeperState, rank: int) -> Form:
-    fresh = tuple(
-        place
-        for place, name in enumerate(state.members)
-        if state.rollback or not (name in state.processes and state.processes[name].has_state)
-    )
     process = state.processes[state.members[rank]]
     node = state.nodes.get(process.node)
     return Form(
         generation=state.generation,
         rank=rank,
         world_size=len(state.members),
-        fresh=fresh,
+        fresh=state.fresh,
         address=node.address if node else "127.0.0.1",
         at_most_step=state.at_most_step if state.rollback else -1,
     )
@@ -142,13 +137,14 @@ def _together(state: KeeperState) -> KeeperState:
 def _healed(state: KeeperState) -> Emit:
     trouble = state.trouble
     assert trouble is not None
+    known = state.high_step - state.step if len(state.fresh) == len(state.members) else 0
     return Emit(
         kind="healed",
         what=trouble.ladder,
         subjects=trouble.subjects,
         generation=state.generation,
         step=state.step,
-        lost_steps=state.lost_steps,
+        lost_steps=max(state.lost_steps, known),
         began_s=trouble.began_s,
         detected_s=trouble.detected_s,
         diagnosed_s=trouble.diagnosed_s or trouble.detected_s,

@@ -9,7 +9,7 @@ from isthmus.heal.actions import Check, End, Kill, Remember, Spawn, Tell
 from isthmus.heal.hear import form
 from isthmus.heal.messages import Leave
 from isthmus.heal.places import draft, holders, seat, settled, standbys, usable, waiting, wanted
-from isthmus.heal.state import KeeperState, Process, record
+from isthmus.heal.state import KeeperState, Process, Trouble, record
 from isthmus.heal.trouble import (
     alert,
     break_group,
@@ -285,7 +285,7 @@ def gather(state: KeeperState) -> KeeperState | None:
     places = draft(state)
     if not any(places) or not _enough(state, places):
         return None
-    if state.leaving and state.leave_regroups >= state.policy.leave_regroups:
+    if state.leave_told and state.leave_regroups >= state.policy.leave_regroups:
         return end(state, f"ranks were lost while the site was leaving ({state.leaving})")
     return _open(state, places)
 
@@ -308,9 +308,14 @@ def _enough(state: KeeperState, places: tuple[str, ...]) -> bool:
 def _open(state: KeeperState, places: tuple[str, ...]) -> KeeperState:
     """The number is on disk before anybody hears it."""
     before = len(state.members)
-    if state.leaving and state.generation:
+    if state.leave_told:
         state = replace(state, leave_regroups=state.leave_regroups + 1)
     state = seat(state, places)
+    fresh = (
+        rank
+        for rank, name in enumerate(state.members)
+        if state.rollback or not state.processes[name].has_state
+    )
     if len(state.members) < before:
         state = climb(state, "shrink")
     for name in state.members:
@@ -325,6 +330,7 @@ def _open(state: KeeperState, places: tuple[str, ...]) -> KeeperState:
         joined=(), spoke=(), broken=(), posted=(), gone=(), left=(), unsure={},
         left_s=0.0,
         lost_steps=0,
+        fresh=tuple(fresh),
         trouble=None if trouble is None else replace(trouble, regrouped_s=state.now_s),
         record_due=False,
     )  # fmt: skip
@@ -342,10 +348,8 @@ def grow(state: KeeperState) -> KeeperState | None:
     pending = any(home and not name for name, home in zip(places, state.homes, strict=True))
     if not gained or pending or state.broken:
         return None
-    state = fault(
-        state, "shrunk", f"{len(state.members)} of {state.world_size} places are filled: one more is"
-    )
-    return break_group(climb(state, "grow"))
+    trouble = Trouble(began_s=state.now_s, detected_s=state.now_s, ladder="grow")
+    return break_group(replace(state, trouble=state.trouble or trouble))
 
 
 def leave(state: KeeperState) -> KeeperState | None:

@@ -71,6 +71,8 @@ class KeeperState(msgspec.Struct, frozen=True, kw_only=True):
     generation: int = 0
     members: tuple[str, ...] = ()
     """Processes of `generation` by rank, dead ones too."""
+    fresh: tuple[int, ...] = ()
+    """Ranks without state, as the members were told."""
     joined: tuple[str, ...] = ()
     spoke: tuple[str, ...] = ()
     """Said anything in this generation."""
