@@ -30,6 +30,7 @@ from isthmus.heal.trouble import (
 
 TEXT_KEPT = 20_000
 """Characters of a traceback."""
+REASON_KEPT = 300
 
 
 def said(state: KeeperState, event: Said) -> KeeperState:
@@ -100,7 +101,9 @@ def _posted(state: KeeperState, process: Process, message: Posted) -> KeeperStat
 def _broken(state: KeeperState, process: Process, message: Broken) -> KeeperState:
     if not _counts(state, process, message.generation) or state.stage == "empty":
         return state
-    return advanced(_mark_broken(_spoke(state, process), process), message.step)
+    why = state.broken_why if state.broken else message.reason[:REASON_KEPT]
+    state = _mark_broken(_spoke(replace(state, broken_why=why), process), process)
+    return advanced(state, message.step)
 
 
 def _mark_broken(state: KeeperState, process: Process) -> KeeperState:

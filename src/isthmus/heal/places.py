@@ -10,6 +10,14 @@ def usable(state: KeeperState, name: str) -> bool:
     return node is not None and node.health == "well"
 
 
+def starts(state: KeeperState, name: str) -> bool:
+    """A place without a holder can be filled there."""
+    node = state.nodes.get(name)
+    if node is None or node.health != "well":
+        return False
+    return state.now_s >= node.barred_s or bool(waiting(state, name))
+
+
 def holders(state: KeeperState) -> tuple[str, ...]:
     """Members that go on, at the place they have; '' where one is to be found."""
     places = [""] * state.world_size
@@ -53,7 +61,7 @@ def settled(state: KeeperState) -> tuple[str, ...]:
     spare one last."""
     places = holders(state)
     homes = [
-        state.processes[name].node if name else home if usable(state, home) else ""
+        state.processes[name].node if name else home if starts(state, home) else ""
         for name, home in zip(places, state.homes, strict=True)
     ]
     for place, home in enumerate(homes):
@@ -63,7 +71,7 @@ def settled(state: KeeperState) -> tuple[str, ...]:
 
 
 def _room(state: KeeperState, homes: list[str]) -> str:
-    candidates = [node for node in state.nodes.values() if usable(state, node.name)]
+    candidates = [node for node in state.nodes.values() if starts(state, node.name)]
     for node in sorted(candidates, key=lambda node: node.spare and node.name not in homes):
         if homes.count(node.name) < node.slots:
             return node.name

@@ -23,6 +23,8 @@ class Node(msgspec.Struct, frozen=True, kw_only=True):
     failures: tuple[float, ...] = ()
     """When its ranks failed, within the window."""
     spawn_failures: int = 0
+    barred_s: float = 0.0
+    """Nothing is spawned there until then."""
     strikes: int = 0
     wait_s: float = 0.0
     """checking: the answer is due by then. suspect: the check begins then."""
@@ -78,6 +80,7 @@ class KeeperState(msgspec.Struct, frozen=True, kw_only=True):
     """Said anything in this generation."""
     broken: tuple[str, ...] = ()
     broken_s: float = 0.0
+    broken_why: str = ""
     posted: tuple[tuple[str, Posted], ...] = ()
     gone: tuple[str, ...] = ()
     """Members that are gone for certain."""

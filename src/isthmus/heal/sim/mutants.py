@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 from msgspec.structs import replace
 
-from isthmus.heal import hear, rules
+from isthmus.heal import groups, hear
 from isthmus.heal import state as states
 from isthmus.heal.actions import AnyAction, Record, Remember, Tell
 from isthmus.heal.agree import Agreement
@@ -106,7 +106,7 @@ def _same_number(state: KeeperState, places: tuple[str, ...]) -> KeeperState:
     return _open(state, places)
 
 
-_open = rules._open
+_open = groups._open
 
 
 def _pass_on_all(state: KeeperState, process: Process, message: Posted) -> KeeperState:
@@ -201,7 +201,7 @@ MUTANTS = (
     Mutant(
         name="number_reused",
         bug="a retry keeps the number of the generation that broke",
-        swaps=((rules, "_open", _same_number),),
+        swaps=((groups, "_open", _same_number),),
     ),
     Mutant(
         name="form_before_record",
@@ -227,7 +227,7 @@ MUTANTS = (
     Mutant(
         name="no_fence",
         bug="a group is made while the one before may still run where nobody sees it",
-        swaps=((rules, "_fenced", _never_fenced),),
+        swaps=((groups, "_fenced", _never_fenced),),
         config=_APART,
     ),
     Mutant(
