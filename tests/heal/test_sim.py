@@ -58,6 +58,15 @@ def test_the_loss_of_all_memories_costs_what_was_not_saved():
     assert all(report.lost_steps <= 8 and report.outcome == "done" for report in reports)
 
 
+def test_a_numeric_fault_that_stays_is_rolled_back():
+    config = SimConfig(faults=("nan",), num_faults=2, steps=30, strict=True)
+    reports = [simulate(seed, config) for seed in range(20)]
+    assert any(report.rollbacks for report in reports)
+    config = SimConfig(faults=("nan", "kill", "kill_keeper"), num_faults=6, steps=30)
+    for seed in range(30):
+        simulate(seed, config)
+
+
 def test_a_storm_of_kills_is_survived():
     config = SimConfig(faults=("kill", "kill_many", "kill_keeper"), num_faults=40, steps=40, strict=True)
     for seed in range(10):

@@ -36,6 +36,7 @@ class Checks:
         """Highest step that was ever done, and since memory was last lost."""
         self.current = 0
         self.lost = 0
+        self.rollbacks = 0
         self.healed: list[Emit] = []
 
     # ---- generations
@@ -90,19 +91,27 @@ class Checks:
 
     def agreed(self, process: "SimProcess", agreement: Agreement) -> None:
         """No process that is in reach has a later state than the group goes on from."""
-        best = self._survivors(process)
+        limit = process.form.at_most_step if process.form else -1
+        hold(
+            limit < 0 or agreement.step <= limit,
+            f"generation {process.generation} goes on from step {agreement.step}, told to go back to {limit}",
+        )
+        best = self._survivors() if limit < 0 else -1
         hold(
             agreement.step >= best,
             f"generation {process.generation} goes on from step {agreement.step}, a survivor has {best}",
         )
-        if agreement.step >= 0:
+        if limit >= 0:
+            self.current = agreement.step
+            self.rollbacks += 1
+        elif agreement.step >= 0:
             self.lost = max(self.lost, self.current - agreement.step)
             self.current = agreement.step
 
     def loaded(self, process: "SimProcess") -> None:
         self.world.loads += 1
 
-    def _survivors(self, joining: "SimProcess") -> int:
+    def _survivors(self) -> int:
         def counts(process: "SimProcess") -> bool:
             here = process.node.linked() and not process.node.silent
             return here and not process.doomed and not process.stopped and not process.left

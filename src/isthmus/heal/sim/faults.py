@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 KINDS = (
     "kill", "kill", "kill", "kill_keeper", "kill_keeper", "kill_both", "kill_node", "kill_many",
     "kill_standby", "stop", "pause", "break", "cut", "cut_pair", "disk", "silent_exit", "error",
-    "bad_check", "leave", "nobody_named",
+    "bad_check", "leave", "nobody_named", "nan",
 )  # fmt: skip
 
 
@@ -179,6 +179,17 @@ def _break(world: "World", fault: Fault, target: SimProcess) -> None:
     target.interrupt("a blip")
 
 
+def _nan(world: "World", fault: Fault, target: SimProcess) -> None:
+    """Found, and again in who replaced it: the state of all is not to be trusted."""
+    if target.form is not None:
+        _find(world, target.form.rank, "nan", target.generation)
+        world.time.later(fault.length_s, _nan_again, world, target.form.rank)
+
+
+def _nan_again(world: "World", rank: int) -> None:
+    _find(world, rank, "nan", world.keeper.state.generation)
+
+
 def _find(world: "World", rank: int | None, kind: FaultClass, generation: int) -> None:
     now_s = world.time.now_s
     finding = Finding(kind=kind, rank=rank, what="no progress", began_s=max(0.0, now_s - 2.0), seen_s=now_s)
@@ -203,4 +214,5 @@ _ON_PROCESS = {
     "stop": _stop,
     "pause": _pause,
     "break": _break,
+    "nan": _nan,
 }

@@ -171,6 +171,10 @@ def _save_in_place(me: SimProcess) -> rank.Life:
 _save = rank.save
 
 
+def _keep_all(me: SimProcess, step: int) -> None:
+    return None
+
+
 def _apply_twice(me: SimProcess) -> None:
     """A step that was applied before its group broke is applied again."""
     me.state = model.advance(me.state, me.step) if me.generation > 1 else me.state
@@ -257,6 +261,12 @@ MUTANTS = (
         bug="a donor that died is not noticed",
         swaps=((rank, "copy", _copy_what_came),),
         config=replace(_RESTARTS, faults=("kill",)),
+    ),
+    Mutant(
+        name="rollback_ignored",
+        bug="a rank told to go back keeps what it has",
+        swaps=((rank, "roll_back", _keep_all),),
+        config=SimConfig(faults=("nan",), num_faults=2, steps=30),
     ),
     Mutant(
         name="applied_twice",

@@ -112,8 +112,8 @@ def arrive(me: "SimProcess", wait: int, endpoint: str, key: Any, value: Any) -> 
 
 
 def agree_on_state(me: "SimProcess", form: m.Form) -> Life:
-    if 0 <= form.at_most_step < me.step:
-        me.step = -1
+    if form.at_most_step >= 0:
+        roll_back(me, form.at_most_step)
     agreement = agree_on(me, (yield from exchange(me, ("agree", 0), me.step)))
     if agreement.step < 0:
         yield ("loading", me.world.time.some(0.05, 0.3), True)
@@ -123,6 +123,14 @@ def agree_on_state(me: "SimProcess", form: m.Form) -> Life:
     me.agreed(agreement)
     if agreement.behind:
         yield from copy(me, form, agreement)
+
+
+def roll_back(me: "SimProcess", step: int) -> None:
+    """What is newer is dropped for good."""
+    if me.step > step:
+        me.step = -1
+    me.node.copies = {name: held for name, held in me.node.copies.items() if held[0] <= step}
+    me.world.drop_after(step)
 
 
 def agree_on(me: "SimProcess", steps: Sequence[int]) -> Agreement:

@@ -64,6 +64,8 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     """From detection to the last Joined."""
     lost_steps: int
     loads: int
+    rollbacks: int
+    """Ranks that dropped what they had."""
     faults: tuple[str, ...]
     """kind at the wait it struck."""
     events: int
@@ -128,6 +130,9 @@ class World:
         for old in sorted(self.checkpoints)[:-2]:
             del self.checkpoints[old]
 
+    def drop_after(self, step: int) -> None:
+        self.checkpoints = {kept: state for kept, state in self.checkpoints.items() if kept <= step}
+
     def killed(self, name: str) -> None:
         for process in self.alive():
             if process.name == name:
@@ -189,6 +194,7 @@ def simulate(seed: int, config: SimConfig | None = None) -> Report:
         heal_s=tuple(emit.resumed_s - emit.detected_s for emit in world.checks.healed),
         lost_steps=world.checks.lost,
         loads=world.loads,
+        rollbacks=world.checks.rollbacks,
         faults=tuple(world.struck),
         events=world.time.events,
         virtual_s=world.time.now_s,
