@@ -26,6 +26,7 @@ from isthmus.heal.trouble import (
     USER_ERRORS,
     advanced,
     alert,
+    cannot_start,
     check_failed,
     climb,
     condemn,
@@ -124,7 +125,8 @@ def _exited(state: KeeperState, event: Exited) -> KeeperState:
     if process.stage == "doomed":
         return _judge(lose(state, process, certain=True), event)
     if process.stage != "member":
-        return _judge(_spawn_failed(drop_process(state, process.id), process, event), event)
+        state = _spawn_failed(drop_process(state, process.id), process, event)
+        return state if state.stage == "running" else _judge(state, event)
     rank = rank_of(state, process.id)
     what = "silent_exit" if event.code == 0 else "rank_died"
     text = event.words or f"exit code {event.code}"
@@ -144,13 +146,9 @@ def _judge(state: KeeperState, event: Exited) -> KeeperState:
 def _spawn_failed(state: KeeperState, process: Process, event: Exited) -> KeeperState:
     """It ended before it had a place; a warm one may die like any other."""
     state = say(state, Emit(kind="note", text=f"standby {process.id} ended: {event.words or event.code}"))
-    node = state.nodes.get(process.node)
-    if node is None or process.stage == "warm":
+    if process.stage == "warm":
         return state
-    state = put_node(state, replace(node, spawn_failures=node.spawn_failures + 1))
-    if node.spawn_failures + 1 < state.policy.spawn_failures:
-        return state
-    return condemn(state, node.name, f"no process gets warm there: {event.words or event.code}")
+    return cannot_start(state, process.node, event.words or f"exit code {event.code}")
 
 
 # ---- what detectors say

@@ -30,6 +30,7 @@ from isthmus.heal.trouble import (
 
 TEXT_KEPT = 20_000
 """Characters of a traceback."""
+REASON_KEPT = 300
 
 
 def said(state: KeeperState, event: Said) -> KeeperState:
@@ -66,18 +67,13 @@ def _hello(state: KeeperState, process: Process, message: Hello) -> KeeperState:
 
 
 def form(state: KeeperState, rank: int) -> Form:
-    fresh = tuple(
-        place
-        for place, name in enumerate(state.members)
-        if state.rollback or not (name in state.processes and state.processes[name].has_state)
-    )
     process = state.processes[state.members[rank]]
     node = state.nodes.get(process.node)
     return Form(
         generation=state.generation,
         rank=rank,
         world_size=len(state.members),
-        fresh=fresh,
+        fresh=state.fresh,
         address=node.address if node else "127.0.0.1",
         at_most_step=state.at_most_step if state.rollback else -1,
     )
@@ -105,7 +101,9 @@ def _posted(state: KeeperState, process: Process, message: Posted) -> KeeperStat
 def _broken(state: KeeperState, process: Process, message: Broken) -> KeeperState:
     if not _counts(state, process, message.generation) or state.stage == "empty":
         return state
-    return advanced(_mark_broken(_spoke(state, process), process), message.step)
+    why = state.broken_why if state.broken else message.reason[:REASON_KEPT]
+    state = _mark_broken(_spoke(replace(state, broken_why=why), process), process)
+    return advanced(state, message.step)
 
 
 def _mark_broken(state: KeeperState, process: Process) -> KeeperState:
@@ -142,13 +140,14 @@ def _together(state: KeeperState) -> KeeperState:
 def _healed(state: KeeperState) -> Emit:
     trouble = state.trouble
     assert trouble is not None
+    known = state.high_step - state.step if len(state.fresh) == len(state.members) else 0
     return Emit(
         kind="healed",
         what=trouble.ladder,
         subjects=trouble.subjects,
         generation=state.generation,
         step=state.step,
-        lost_steps=state.lost_steps,
+        lost_steps=max(state.lost_steps, known),
         began_s=trouble.began_s,
         detected_s=trouble.detected_s,
         diagnosed_s=trouble.diagnosed_s or trouble.detected_s,

@@ -10,6 +10,14 @@ def usable(state: KeeperState, name: str) -> bool:
     return node is not None and node.health == "well"
 
 
+def starts(state: KeeperState, name: str) -> bool:
+    """A place without a holder can be filled there."""
+    node = state.nodes.get(name)
+    if node is None or node.health != "well":
+        return False
+    return state.now_s >= node.barred_s or bool(waiting(state, name))
+
+
 def holders(state: KeeperState) -> tuple[str, ...]:
     """Members that go on, at the place they have; '' where one is to be found."""
     places = [""] * state.world_size
@@ -27,23 +35,25 @@ def draft(state: KeeperState) -> tuple[str, ...]:
     for name in places:
         if name:
             free[state.processes[name].node] = free.get(state.processes[name].node, 0) - 1
-    for at_home in (True, False):
-        for place, name in enumerate(places):
-            if name:
-                continue
-            found = _standby(state, places, free, state.homes[place] if at_home else "")
-            if found is not None:
-                places[place] = found.id
+    for place, home in enumerate(state.homes):
+        if home and not places[place]:
+            places[place] = _standby(state, places, free, (home,))
+            free[home] = free.get(home, 0) - 1  # it comes here, now or when a process for it is warm
+    for place, home in enumerate(state.homes):
+        if not places[place]:
+            places[place] = _standby(state, places, free, tuple(free))
+            if found := state.processes.get(places[place]):
                 free[found.node] -= 1
+                free[home] = free.get(home, 0) + 1
     return tuple(places)
 
 
-def _standby(state: KeeperState, taken: list[str], free: dict[str, int], home: str) -> Process | None:
+def _standby(state: KeeperState, taken: list[str], free: dict[str, int], nodes: tuple[str, ...]) -> str:
     for process in state.processes.values():
-        fits = process.stage == "warm" and process.id not in taken and usable(state, process.node)
-        if fits and free.get(process.node, 0) > 0 and (not home or process.node == home):
-            return process
-    return None
+        fits = process.stage == "warm" and process.id not in taken and process.node in nodes
+        if fits and usable(state, process.node) and free.get(process.node, 0) > 0:
+            return process.id
+    return ""
 
 
 def settled(state: KeeperState) -> tuple[str, ...]:
@@ -51,7 +61,7 @@ def settled(state: KeeperState) -> tuple[str, ...]:
     spare one last."""
     places = holders(state)
     homes = [
-        state.processes[name].node if name else home if usable(state, home) else ""
+        state.processes[name].node if name else home if starts(state, home) else ""
         for name, home in zip(places, state.homes, strict=True)
     ]
     for place, home in enumerate(homes):
@@ -61,7 +71,7 @@ def settled(state: KeeperState) -> tuple[str, ...]:
 
 
 def _room(state: KeeperState, homes: list[str]) -> str:
-    candidates = [node for node in state.nodes.values() if usable(state, node.name)]
+    candidates = [node for node in state.nodes.values() if starts(state, node.name)]
     for node in sorted(candidates, key=lambda node: node.spare and node.name not in homes):
         if homes.count(node.name) < node.slots:
             return node.name

@@ -23,6 +23,8 @@ class Node(msgspec.Struct, frozen=True, kw_only=True):
     failures: tuple[float, ...] = ()
     """When its ranks failed, within the window."""
     spawn_failures: int = 0
+    barred_s: float = 0.0
+    """Nothing is spawned there until then."""
     strikes: int = 0
     wait_s: float = 0.0
     """checking: the answer is due by then. suspect: the check begins then."""
@@ -71,11 +73,14 @@ class KeeperState(msgspec.Struct, frozen=True, kw_only=True):
     generation: int = 0
     members: tuple[str, ...] = ()
     """Processes of `generation` by rank, dead ones too."""
+    fresh: tuple[int, ...] = ()
+    """Ranks without state, as the members were told."""
     joined: tuple[str, ...] = ()
     spoke: tuple[str, ...] = ()
     """Said anything in this generation."""
     broken: tuple[str, ...] = ()
     broken_s: float = 0.0
+    broken_why: str = ""
     posted: tuple[tuple[str, Posted], ...] = ()
     gone: tuple[str, ...] = ()
     """Members that are gone for certain."""

@@ -149,6 +149,27 @@ def _recent(state: KeeperState, times: tuple[float, ...]) -> tuple[float, ...]:
     return tuple(at_s for at_s in times if at_s > state.now_s - state.policy.window_s)
 
 
+def doubt(state: KeeperState, name: str, why: str) -> KeeperState:
+    """A node that something is wrong with is taken out if it trains nothing; else people are told."""
+    if any(process.node == name for process in live(state)):
+        return alert(state, f"node {name}: {why}", f"node-{name}")
+    return condemn(state, name, why)
+
+
+def cannot_start(state: KeeperState, name: str, why: str) -> KeeperState:
+    """One more process that ended before it was warm. After too many nothing is spawned there for a while:
+    ranks that train are no worse for it."""
+    node = state.nodes.get(name)
+    if node is None:
+        return state
+    failures = node.spawn_failures + 1
+    if failures < state.policy.spawn_failures:
+        return put_node(state, replace(node, spawn_failures=failures))
+    barred_s = state.now_s + state.policy.recheck_s
+    state = put_node(state, replace(node, spawn_failures=failures - 1, barred_s=barred_s))
+    return doubt(state, name, f"{failures} processes in a row did not start: {why}")
+
+
 def condemn(state: KeeperState, name: str, why: str) -> KeeperState:
     """Takes a node out: its processes end, and it is checked before it returns as a spare."""
     node = state.nodes.get(name)

@@ -199,7 +199,7 @@ class Healed(Event, frozen=True, kw_only=True):
     subjects: list[str]
     """What was replaced: 'rank-jinan-2'; empty where the group alone was made anew."""
     kind: str
-    """What was done, of the ladder: 'retry', 'restart_rank', 'replace_node', 'rollback', 'shrink'."""
+    """What was done, of the ladder: 'retry', 'restart_rank', 'replace_node', 'rollback', 'shrink', 'grow'."""
     generation: int
     step: int
     """Optimizer steps done when it went on."""
