@@ -4,6 +4,7 @@ does what that says. It may be killed at any time: the ranks train on, and its n
 
 import contextlib
 import selectors
+import signal
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -108,9 +109,7 @@ class Keeper:
         return self._end
 
     def _look(self, now_s: float) -> None:
-        state = self.state
-        pids = self.brood.pids
-        ranks = {rank: (name, pids[name]) for rank, name in enumerate(state.members) if name in pids}
+        state, ranks = self.state, self._ranks()
         for finding in self.watcher.look(ranks, state.generation):
             if finding.lasting and finding.rank is not None:
                 self.stacks.take(finding.rank, ranks[finding.rank][1], state.generation)
@@ -123,6 +122,15 @@ class Keeper:
                 self.journal.emit(told.Recovered(subject=subject, kind=finding.kind, after_s=after_s))
         self.drills.due(now_s, self._inject)
         self._happened(events.Tick(now_s=now_s, step=self.watcher.step))
+
+    def _ranks(self) -> dict[int, tuple[str, int]]:
+        """Process and pid by rank, of those that live."""
+        pids = self.brood.pids
+        return {rank: (name, pids[name]) for rank, name in enumerate(self.state.members) if name in pids}
+
+    def _dead(self, process: str) -> dict[int, tuple[str, int]]:
+        members = self.state.members
+        return {members.index(process): (process, 0)} if process in members else {}
 
     def _register(self) -> None:
         wanted = {self._door.fileno(), *self._lines, *self.brood.descriptors, *self.drills.descriptors}
@@ -186,6 +194,8 @@ class Keeper:
         if line is not None and line.fileno() in self._lines:
             self._hear(line.fileno(), now_s)
         words = self._words.pop(process, "") or self._last_words(process)
+        if code == -signal.SIGABRT and (odd := self.watcher.mismatch(self._ranks() | self._dead(process))):
+            self._happened(events.Found(now_s=now_s, finding=odd, generation=self.state.generation))
         self._happened(events.Exited(now_s=now_s, process=process, code=code, words=words))
         page_file(self.site.live, process).unlink(missing_ok=True)
 
