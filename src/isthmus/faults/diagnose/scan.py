@@ -24,12 +24,17 @@ PART_BYTES = 64 << 20
 """Longer files are read in parts, so that all cores have work."""
 PARALLEL_BYTES = 48 << 20
 """Less than this is not worth starting processes for."""
+SEE_RANKS_EVERY = 16
+"""Chunks; of one in so many the prefixes are read."""
 KEEP_FIRST = 4
 """Lines of one kind and rank that are kept from the beginning of a file; of later ones the last is."""
+FLOOD = 20_000
+"""After so many lines of one kind in a part, one in FLOOD_KEEP is read."""
+FLOOD_KEEP = 64
 MAX_LINES = 20_000
 """Kept lines of one part."""
-LOOK_BACK = 40
-"""Lines above a line in which its time is looked for."""
+LOOK_BACK_BYTES = 4000
+"""So far above a line its time is looked for."""
 _PROGRESS = re.compile(
     rb"\b(?:iteration|iter|global_step|step|steps)\b[\"' ]{0,2}[ =:\[]{1,3} *\d+|\d+/\d+ \[\d+:\d+<",
     re.IGNORECASE,
@@ -112,17 +117,22 @@ class Scanner:
 
     def __call__(self, part: Part) -> Scanned:
         keep, problem = _Keep(part), ""
-        number, num_bytes, last, progress = 0, 0, b"", (0, None)
+        number, num_bytes, last = 0, 0, b""
+        tail: list[tuple[bytes, int]] = []
         try:
             with _open(part) as file:
-                for chunk in _chunks(file, part):
+                for index, chunk in enumerate(_chunks(file, part)):
+                    if index % SEE_RANKS_EVERY == 0:
+                        keep.see_ranks(chunk)
                     self._read(chunk, number, keep)
-                    progress = _progress(chunk, number, part.year) or progress
+                    tail = [*tail[-1:], (chunk, number)]
                     number += chunk.count(b"\n")
                     num_bytes += len(chunk)
                     last = chunk[-1:]
         except (OSError, EOFError, zlib.error) as error:
             problem = f"{part.name}: {error}"
+        told = (_progress(chunk, above, part.year) for chunk, above in reversed(tail))
+        progress = next((each for each in told if each), (0, None))
         return Scanned(
             part=part,
             lines=keep.lines(),
@@ -141,7 +151,6 @@ class Scanner:
             if not end or end >= len(chunk):
                 end = len(chunk) if len(chunk) - start <= BLOCK_BYTES else start + BLOCK_BYTES
             block = chunk[start:end]
-            keep.see_ranks(block)
             if b"\0" in block:
                 block = block.replace(b"\0", b" ")
             if self._patterns.candidates(block):
@@ -150,16 +159,21 @@ class Scanner:
             start = end
 
     def _read_block(self, block: bytes, number: int, keep: "_Keep") -> None:
-        lines = block.split(b"\n")
-        for offset, line in enumerate(lines):
-            line = line.rstrip(b"\r")
-            if not line:
+        """Halves it until single lines are left: most of a block says nothing."""
+        pieces = [(0, len(block), number)]
+        while pieces:
+            start, end, above = pieces.pop()
+            candidates = self._patterns.candidates(block[start:end])
+            if not candidates:
                 continue
-            candidates = self._patterns.candidates(line)
-            if candidates:
-                raw = line.decode("utf-8", "replace")
-                above = lines[max(0, offset - LOOK_BACK) : offset]
-                self._read_line(raw, number + offset + 1, candidates, above, keep)
+            cut = block.find(b"\n", (start + end) // 2, end - 1) + 1
+            cut = cut or block.rfind(b"\n", start, (start + end) // 2) + 1
+            if cut:
+                pieces += [(cut, end, above + block.count(b"\n", start, cut)), (start, cut, above)]
+            elif not keep.is_flooded(candidates):
+                before = block[max(0, start - LOOK_BACK_BYTES) : start].split(b"\n")
+                raw = block[start:end].rstrip(b"\r\n").decode("utf-8", "replace")
+                self._read_line(raw, above + 1, candidates, before, keep)
 
     def _read_line(
         self, raw: str, number: int, candidates: list[int], above: list[bytes], keep: "_Keep"
@@ -200,12 +214,18 @@ class _Keep:
         self.author = author_of_file(part.name)
         self.ranks: set[int] = set() if self.author.rank is None else {self.author.rank}
         self._first: dict[int, Line] = {}
+        self._kinds: dict[tuple[int, ...], int] = {}
         self._counts: dict[tuple[int, object], int] = {}
         self._last: dict[tuple[int, object], tuple[int, Line]] = {}
 
     def see_ranks(self, block: bytes) -> None:
-        if self.author.rank is None:
+        if self.author.rank is None and b"[rank" in block:
             self.ranks.update(int(match) for match in set(_PREFIX.findall(block)))
+
+    def is_flooded(self, candidates: list[int]) -> bool:
+        kind = tuple(candidates)
+        count = self._kinds[kind] = self._kinds.get(kind, 0) + 1
+        return count > FLOOD and count % FLOOD_KEEP != 0
 
     def add(self, line: Line, kinds: list[int]) -> None:
         who = line.rank if line.rank is not None else (line.node, line.pid, line.device)
@@ -224,7 +244,7 @@ class _Keep:
         return tuple(kept[number] for number in sorted(kept))
 
 
-_PREFIX = re.compile(rb"(?:^|\n)\[rank(\d{1,6})\]:")
+_PREFIX = re.compile(rb"\[rank(\d{1,6})\]:")
 
 
 def _wall(line: bytes, year: int) -> float | None:
