@@ -93,6 +93,7 @@ def collect(
             )
         )
     found += _of_exceptions(lines, facts, entries)
+    found += _of_journal(lines)
     found += _of_exits(facts, entries, found)
     if not found and (failed := tuple(line for line in lines if _FAILED.search(line.text))):
         found.append(Candidate(kind="user_code", entry="", victim=True, generic=True, lines=failed[:8]))
@@ -133,6 +134,33 @@ def _of_exceptions(lines: Sequence[Line], facts: Facts, entries: Mapping[str, En
             )
         )  # fmt: skip
     return found
+
+
+_JOURNAL = re.compile(r"^isthmus fault (\w+): ")
+_JOURNAL_KINDS: dict[str, FaultClass] = {
+    "rank_died": "crash",
+    "client_died": "crash",
+    "server_died": "crash",
+    "disk_full": "disk_full",
+    "link_down": "network",
+    "server_lost": "network",
+    "checkpoint_damaged": "ckpt_corrupt",
+    "snapshot_damaged": "ckpt_corrupt",
+    "torn_log": "ckpt_corrupt",
+}
+
+
+def _of_journal(lines: Sequence[Line]) -> list[Candidate]:
+    """Faults that a run of isthmus noticed itself, where no entry says more."""
+    told: dict[FaultClass, list[Line]] = defaultdict(list)
+    for line in lines:
+        said = _JOURNAL.match(line.text)
+        if said and not line.entries and said[1] in _JOURNAL_KINDS:
+            told[_JOURNAL_KINDS[said[1]]].append(line)
+    return [
+        Candidate(kind=kind, entry="", victim=False, generic=False, lines=tuple(at))
+        for kind, at in told.items()
+    ]
 
 
 def _told_below(raised: Line, lines: Sequence[Line]) -> bool:

@@ -69,7 +69,7 @@ _NAMED = tuple(
 )
 _SAID = re.compile(
     r"(?<![\w.])(?<!remote )(?<!peer )(?<!from )(?<!to )(?<!for )(?<!with )(?<!dst )(?<!src )(?<!on )"
-    r"(?:global[ _])?[Rr](?:ank|ANK)(?: ?[:=] ?| )\[?(\d+)\b"
+    r"(?:global[ _])?[Rr](?:ank|ANK)(?:\s*[:=]\s*| )\[?(\d+)\b"
 )
 _LOCAL = re.compile(r"\blocal[_ ]rank\s?[:=]?\s?\[?(\d+)")
 _DEVICE = re.compile(
@@ -134,7 +134,7 @@ def _read_body(text: str, found: dict[str, int | str]) -> None:
             del found[name]
 
 
-_FILE_RANK = re.compile(r"(?:^|[^a-zA-Z])(?:global[_-]?)?rank[_.-]?(\d+)(?!\d)", re.IGNORECASE)
+_FILE_RANK = re.compile(r"(?:^|[^a-zA-Z])(?:global[_-]?)?rank[_.-]?(?:[a-z]\w*-)?(\d+)(?!\d)", re.IGNORECASE)
 _FILE_ATTEMPT = re.compile(r"attempt_\d+/(\d+)/(?:stdout|stderr|error)")
 _FILE_DEVICE = re.compile(r"(?:^|/)device-(\d+)/")
 _FILE_PID = re.compile(r"(?:plog|device)-(\d+)_")

@@ -62,6 +62,15 @@ class Patterns:
     def confirm(self, index: int, line: str) -> bool:
         return self._pattern(index).search(line) is not None
 
+    def entries_in(self, line: str) -> tuple[str, ...]:
+        """Ids of the entries that it matches."""
+        sure = [
+            index
+            for index in self.candidates(line.encode())
+            if index >= self.num_structure and self.confirm(index, line)
+        ]
+        return tuple(dict.fromkeys(map(self.name, sure)))
+
     def _pattern(self, index: int) -> re.Pattern[str]:
         if index not in self._compiled:
             self._compiled[index] = re.compile(self._texts[index], re.MULTILINE)

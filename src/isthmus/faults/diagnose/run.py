@@ -8,7 +8,7 @@ import msgspec
 from isthmus.faults.catalogue.entry import Entry
 from isthmus.faults.diagnose import candidates, facts, flight, ranks, sources, timeline, verdict
 from isthmus.faults.diagnose.lines import Line
-from isthmus.faults.diagnose.scan import Tell, scan
+from isthmus.faults.diagnose.scan import Tell, match, scan
 from isthmus.faults.diagnosis import Diagnosis
 
 
@@ -28,7 +28,7 @@ def diagnose(paths: Sequence[Path], entries: Sequence[Entry], tell: Tell | None 
     """Raises NotFoundError for a path that is not there, InputError where nothing can be read."""
     given = sources.find(paths)
     scanned = scan(given.parts, entries, tell)
-    lines = ranks.fill([*timeline.merge(scanned), *given.told])
+    lines = ranks.fill([*timeline.merge(scanned), *match(given.told, entries)])
     known = facts.gather(lines, (rank for each in scanned for rank in each.ranks))
     by_id: Mapping[str, Entry] = {entry.id: entry for entry in entries}
     in_time = timeline.ordered(lines)

@@ -109,6 +109,12 @@ def _size(part: Part) -> int:
     return (part.end or Path(part.path).stat().st_size) - part.start
 
 
+def match(lines: Sequence[Line], entries: Sequence[Entry]) -> list[Line]:
+    """Lines that are no file's, with the entries whose signature they match."""
+    patterns = Patterns(entries)
+    return [msgspec.structs.replace(line, entries=patterns.entries_in(line.text)) for line in lines]
+
+
 class Scanner:
     """Scans parts with one set of patterns."""
 

@@ -1,5 +1,6 @@
 """What there is to read: files and folders of logs, flight records, folders of isthmus runs."""
 
+import re
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -22,6 +23,7 @@ _NO_LOGS = frozenset(
     )
 )  # fmt: skip
 _SNIFF_BYTES = 4096
+_RANK = re.compile(r"rank[/-].*[/-](\d{1,7})")
 
 
 class Sources(msgspec.Struct, frozen=True, kw_only=True):
@@ -136,11 +138,9 @@ def _journal(run: Path) -> Iterator[Line]:
 
 
 def _rank_of_source(event: Fault | CheckpointFailed) -> int | None:
-    """`rank/jinan/3` names one, as source or as the subject of a fault."""
+    """`rank/jinan/3` and `rank-jinan-3` name one, as source or as the subject of a fault."""
     subject = event.subject if isinstance(event, Fault) else ""
     for name in (subject, event.source):
-        kind, _, rest = name.partition("/")
-        number = rest.rpartition("/")[2]
-        if kind == "rank" and number.isdigit():
-            return int(number)
+        if match := _RANK.fullmatch(name):
+            return int(match[1])
     return None
