@@ -96,3 +96,20 @@ def test_timeouts_of_any_library_leave_the_one_without(diagnosed: Diagnose):
 def test_a_rank_that_others_call_lost(diagnosed: Diagnose):
     found = diagnosed(lines("[rank0]: heartbeat lost of rank 5", "[rank1]: rank 5 has died", watchdog(0)))
     assert found.best.rank == 5
+
+
+def test_a_rank_that_left_without_a_word(diagnosed: Diagnose):
+    gone = "RuntimeError: [pair.cc:553] Connection closed by peer [127.0.0.1]:58766."
+    found = diagnosed(lines(f"[rank0]: {gone}", f"[rank2]: {gone}"))
+    assert (found.best.kind, found.best.rank) == ("crash", 1)
+    assert found.victims == (0, 2)
+
+
+def test_a_barrier_that_watches_names_who_did_not_come(diagnosed: Diagnose):
+    found = diagnosed(
+        lines(
+            "[rank0]: RuntimeError: Rank 5 failed to pass monitoredBarrier in 9000 ms",
+            "[rank0]: RuntimeError: Timed out waiting 9000ms for recv operation",
+        )
+    )
+    assert found.best.rank == 5

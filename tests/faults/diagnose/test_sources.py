@@ -84,8 +84,10 @@ def test_no_bytes_break_the_readers(tmp_path: Path, entries: list[Entry], body: 
 
 _WORDS = st.sampled_from(
     [
-        "[rank3]:", "rank", ":", "7", "exitcode", "-9", "pid", "(pid: 99999999999999999999)", "OpType=X",
-        "2026-03-01 12:00:00.5", "W0301", "SeqNum=5,", "WorkNCCL(", "EI0002", "remote rank", "[", "4294967295",
+        "[rank3]:", "rank", ":", "7", "exitcode", "-9", "pid", "(pid: 99999999999999999999)",
+        "OpType=X",
+        "2026-03-01 12:00:00.5", "W0301", "SeqNum=5,", "WorkNCCL(", "EI0002", "remote rank", "[",
+        "4294967295",
         "]",
         "Root Cause (first observed failure):", "CUDA out of memory", "KeyError:", "Traceback", "\n",
         "nranks", "99999999999", "world_size:", "1e9", "[default7]:", "[1]", "device_id=5", "//cpu//0/1",

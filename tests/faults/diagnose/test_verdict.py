@@ -187,3 +187,23 @@ def test_the_order_of_files_does_not_matter(tmp_path: Path, entries: list[Entry]
 def test_other_signals_are_crashes(diagnosed: Diagnose, code: int):
     found = diagnosed(peer_gone(0) + died(1, code, 0))
     assert (found.best.kind, found.best.rank) == ("crash", 1)
+
+
+@pytest.mark.parametrize(
+    "told",
+    [
+        "srun: error: node12: task 3: Killed",
+        "srun: error: node12: task 3: Segmentation fault (core dumped)",
+        "mpirun noticed that process rank 3 with PID 4211 on node n1 exited on signal 11.",
+    ],
+)
+def test_other_launchers_tell_who_died(diagnosed: Diagnose, told: str):
+    found = diagnosed(peer_gone(0) + told + "\n")
+    assert (found.best.kind, found.best.rank) == ("crash", 3)
+
+
+def test_an_incident_long_before_is_another_one(diagnosed: Diagnose):
+    found = diagnosed(
+        "2026-03-01T04:00:00Z NVRM: uncorrectable ECC\n2026-03-01T08:30:00Z kernel: oom-kill:constraint=X\n"
+    )
+    assert found.best.kind == "oom_host"

@@ -46,6 +46,8 @@ _VICTIM = 0.35
 _EARLIEST = 0.9
 _SURVIVED = 0.25
 _EXPLAINED = 1.8
+INCIDENT_S = 2 * 3600.0
+"""Longer than the longest usual timeout of a collective: what is further apart is not of one incident."""
 _MESSAGE_LINES = 25
 """So far below an exception its message may go on."""
 _SIGNALS = {-4, -6, -7, -8, -9, -11, 132, 134, 135, 136, 137, 139}
@@ -192,9 +194,16 @@ def _with_rank(each: Exit) -> Line:
     return each.line if each.rank is None else msgspec.structs.replace(each.line, rank=each.rank)
 
 
+def _last_incident(found: Sequence[Candidate]) -> list[Candidate]:
+    """Without those that were last seen long before the rest: they ended something else, or nothing."""
+    ends = [each.lines[-1].wall_s for each in found]
+    last_s = max((end for end in ends if end is not None), default=0.0)
+    return [each for each, end in zip(found, ends, strict=True) if end is None or end >= last_s - INCIDENT_S]
+
+
 def _weighed(found: Sequence[Candidate], order: Mapping[int, int], facts: Facts) -> list[Candidate]:
     """Deep before shallow; among equals the earlier, and what the launcher saw to fail first."""
-    own = [each for each in found if not each.victim and not each.survived]
+    own = _last_incident([each for each in found if not each.victim and not each.survived])
     firsts = [order.get(id(each.first), 1 << 40) for each in own]
     earliest = min(firsts, default=-1)
     leading = facts.first_exit.rank if facts.first_exit else None

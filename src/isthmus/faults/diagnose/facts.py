@@ -88,7 +88,7 @@ _WAITS = tuple(
         r"[Rr]emote[ _]?[Rr]ank(?:[ _]?[Ii][Dd])?\W{0,4}(\d+)",
         r"/default_pg/\d+//\w+//\d+/(\d+)",
         r"//\w+//\d+/(\d+)\s*$",
-        r"[Rr]anks? \[?(\d+)\]? failed to pass monitoredBarrier",
+        r"[Rr]anks? \[?(\d+)[\d, ]*\]? failed to pass monitoredBarrier",
         r"retrieving (?:ncclUniqueId|HCCL root info) from \[(\d+)\]",
         r"[Ww]ait(?:s|ing|ed)? (?:for|on) rank (\d+)",
         r"from rank (\d+) timed out",
@@ -100,7 +100,19 @@ _DEAD = re.compile(
     r"|[Hh]eartbeat (?:lost |Lost )?(?:of|from) rank \[?(\d+)",
     re.IGNORECASE,
 )
-_EXIT = re.compile(r"\bexitcode *: *(-?\d+)|exited with (?:exit )?code:? (-?\d+)|exit ?code:? (\d+)")
+_EXIT = re.compile(
+    r"\bexitcode *: *(-?\d+)|[Ee]xited with (?:exit )?code:? (-?\d+)|exit ?code:? (\d+)"
+    r"|return code[ =:]+(-?\d+)|exit with status code (\d+)"
+)
+_ENDED_BY = re.compile(
+    r"exited on signal (\d+)|died with <Signals\.(SIG[A-Z]+)"
+    r"|\btask (?:\d+): (Killed|Segmentation fault|Aborted|Bus)"
+)
+_TASK = re.compile(r"\btask (\d+): |\bprocess rank (\d+) with PID|^Process (\d+) exit with")
+_NUMBERS = {
+    "SIGKILL": 9, "SIGSEGV": 11, "SIGABRT": 6, "SIGBUS": 7, "SIGTERM": 15, "SIGFPE": 8, "SIGILL": 4,
+    "Killed": 9, "Segmentation fault": 11, "Aborted": 6, "Bus": 7,
+}  # fmt: skip
 _EXIT_RANK = re.compile(r"rank +: (\d+) \(local_rank: (\d+)\)")
 _RAISED = re.compile(
     r"^(?:[\w ()/,.-]{0,40}: )??((?:[A-Za-z_]\w*\.)*[A-Z_]\w*"
@@ -172,12 +184,23 @@ def _exits(lines: Sequence[Line]) -> Iterable[Exit]:
             first = True
         if match := _EXIT_RANK.search(line.text):
             rank = int(match[1])
-        if match := _EXIT.search(line.text):
-            code = int(next(group for group in match.groups() if group))
+        code = _code(line.text)
+        if code is not None:
             inside = "local_rank" not in line.text
+            task = _TASK.search(line.text)
             whose = rank if inside and rank is not None else line.rank
+            whose = int(next(group for group in task.groups() if group)) if task else whose
             yield Exit(rank=whose, code=code, pid=line.pid, first=first and inside, line=line)
             rank, first = None, False
+
+
+def _code(text: str) -> int | None:
+    """Negative for a signal."""
+    if match := _ENDED_BY.search(text):
+        number = int(match[1]) if match[1] else _NUMBERS.get(match[2] or match[3])
+        return -number if number else None
+    match = _EXIT.search(text)
+    return int(next(group for group in match.groups() if group)) if match else None
 
 
 def _raised(line: Line) -> Raised | None:

@@ -94,28 +94,32 @@ def _absent(told: dict[int, Timeout], facts: Facts) -> Picture | None:
     return _missing({rank: each.line for rank, each in told.items()}, members)
 
 
-def _missing(told: Mapping[int, Line], members: Set[int]) -> Picture | None:
+def _missing(told: Mapping[int, Line], members: Set[int], kind: FaultClass = "hang") -> Picture | None:
     """None where nobody is missing, or as many as are not."""
     missing = tuple(sorted(members - set(told)))
     if not missing or 2 * len(missing) > len(members):
         return None
     number = "ranks" if len(missing) > 1 else "rank"
     return Picture(
-        kind="hang",
+        kind=kind,
         culprits=missing,
-        why=f"{len(told)} ranks timed out, {number} {', '.join(map(str, missing[:8]))} did not",
+        why=f"{len(told)} ranks tell of trouble with others, {number} {', '.join(map(str, missing[:8]))} not",
         lines=tuple(told.values()),
         victims=frozenset(told),
     )
 
 
-def of_absence(waited: Sequence[Line], facts: Facts) -> Picture | None:
-    """From lines that tell of waiting too long, whatever library writes them: who has none did not come."""
+def of_absence(suffered: Sequence[Line], facts: Facts, kind: FaultClass) -> Picture | None:
+    """From lines that tell of waiting too long, or of a peer that is gone, whatever library writes them: who
+    has none did not come, or left without a word.
+    """
     told: dict[int, Line] = {}
-    for line in waited:
+    for line in suffered:
         if line.rank is not None:
             told.setdefault(line.rank, line)
-    return _missing(told, facts.members) if len(told) >= 2 else None
+    if len(told) < 2:
+        return None
+    return _missing(told, set(facts.members) | set(range(max(told) + 1)), kind)
 
 
 def of_waits(facts: Facts) -> Picture | None:

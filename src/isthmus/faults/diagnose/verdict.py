@@ -74,11 +74,19 @@ def judge(case: Case) -> Diagnosis:
 def _pictures(case: Case) -> list[Picture]:
     found = [silent.of_collectives(case.facts), silent.of_waits(case.facts), silent.of_deaths(case.facts)]
     if not any(each and each.culprits for each in found):
-        waited = [line for each in case.candidates if each.kind == "hang" for line in each.lines]
-        found.append(silent.of_absence(waited, case.facts))
+        found.append(_absence(case))
     if case.flight:
         found.insert(0, _flight_picture(case.flight, case))
     return [each for each in found if each]
+
+
+def _absence(case: Case) -> Picture | None:
+    waited = [line for each in case.candidates if each.kind == "hang" for line in each.lines]
+    found = silent.of_absence(waited, case.facts, "hang")
+    if found or any(not each.victim for each in case.candidates):
+        return found
+    left = [line for each in case.candidates if each.kind == "crash" for line in each.lines]
+    return silent.of_absence(left, case.facts, "crash")
 
 
 def _flight_picture(found: Found, case: Case) -> Picture:
@@ -189,9 +197,14 @@ def _suspicion(guess: Guess, confidence: float, case: Case) -> Suspicion:
         rank=rank,
         place=next((place for line in guess.lines if (place := place_of(line))), "") if rank is None else "",
         entry=guess.entry,
-        action=safe_action(guess.kind, wanted, confidence),
+        action="alert_human" if _unfounded(guess) else safe_action(guess.kind, wanted, confidence),
         confidence=round(confidence, 2),
     )
+
+
+def _unfounded(guess: Guess) -> bool:
+    """Only others' account of a crash, and nobody to blame: the program itself may be wrong."""
+    return guess.generic and not guess.culprits and guess.kind in ("crash", "secondary", "comm_error")
 
 
 def _cause(best: Guess, entry: Entry | None) -> str:
