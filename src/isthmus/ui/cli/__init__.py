@@ -10,7 +10,7 @@ from cyclopts import App, CycloptsError, Group, Parameter
 
 from isthmus import __version__
 from isthmus.errors import IsthmusError
-from isthmus.ui.cli.verbs import MEASURE, READ, SET_UP, TRAIN, VERBS
+from isthmus.ui.cli.verbs import KEEP, MEASURE, READ, SET_UP, TRAIN, VERBS
 
 INTERRUPTED = 130
 
@@ -30,7 +30,7 @@ def build_app(run: str | None = None) -> App:
         default_parameter=Parameter(negative="", show_default=_default),
     )
     app["--help"].group = app["--version"].group = Group("Options", sort_key=9)
-    groups = {name: Group(name, sort_key=i) for i, name in enumerate((TRAIN, READ, SET_UP, MEASURE))}
+    groups = {name: Group(name, sort_key=i) for i, name in enumerate((TRAIN, READ, SET_UP, KEEP, MEASURE))}
     for verb in VERBS:
         summary = None if run in (verb.name, "*") else verb.summary
         app.command(f"isthmus.ui.cli.{verb.target}", name=verb.name, help=summary, group=groups[verb.group])

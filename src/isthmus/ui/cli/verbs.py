@@ -5,6 +5,7 @@ from typing import NamedTuple
 TRAIN = "Train"
 READ = "Read a run"
 SET_UP = "Set up"
+KEEP = "Keep alive"
 MEASURE = "Measure"
 
 
@@ -47,6 +48,7 @@ VERBS = (
     Verb("export", "export:export", "Write a run's model for Hugging Face transformers.", READ),
     Verb("data", "data:app", "Prepare and inspect training data.", SET_UP),
     Verb("plan", "plan:app", "Plan a run, and judge plans and measured runs.", SET_UP),
+    Verb("faults", "faults:app", "Look up faults: what they look like, and what to do about them.", KEEP),
     Verb("probe", "probe:probe", "Measure this machine, and the blocks of a run's model on it.", MEASURE),
     Verb("bench", "bench:bench", "Run a benchmark and print its figures beside their targets.", MEASURE),
     Verb(
