@@ -9,7 +9,7 @@ from isthmus.errors import IsthmusError
 from isthmus_bench.document import Result, document
 from isthmus_bench.targets import target_of
 
-NAMES = ("outer", "moe", "balance", "upcycle", "loader", "transport", "sim", "planner")
+NAMES = ("outer", "moe", "balance", "upcycle", "loader", "transport", "sim", "planner", "faults")
 
 
 def main(argv: list[str] | None = None) -> int:

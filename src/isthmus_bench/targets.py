@@ -78,6 +78,11 @@ TARGETS = {
     "planner.skywork.split_gain": Target(">=", 0.05),
     "planner.scale.replan": Target("<=", 1.0),
     "planner.replan.wrong_prices": Target("==", 0),
+    "faults.diagnosis.class": Target(">=", 0.92),
+    "faults.diagnosis.rank": Target(">=", 0.95),
+    "faults.diagnosis.unsafe": Target("==", 0),
+    "faults.diagnosis.flight": Target("==", 1),
+    "faults.diagnosis.gb_s": Target("<=", 20),
     "planner.real*": Target("<=", 0.10),
     "planner.memory_real": Target("<=", 0.05),
 }

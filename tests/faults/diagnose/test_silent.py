@@ -113,3 +113,18 @@ def test_a_barrier_that_watches_names_who_did_not_come(diagnosed: Diagnose):
         )
     )
     assert found.best.rank == 5
+
+
+def test_a_rank_that_stood_and_was_killed_by_its_launcher_did_not_crash(diagnosed: Diagnose):
+    waited = "RuntimeError: [unbound_buffer.cc:81] Timed out waiting 9000ms for recv operation"
+    found = diagnosed(
+        lines(
+            f"[rank0]: {waited}",
+            f"[rank1]: {waited}",
+            "W0301 12:00:00.000000 8 api.py:1028] Sending process 902 closing signal SIGTERM",
+            "Failures:",
+            "  rank      : 2 (local_rank: 2)",
+            "  exitcode  : -9 (pid: 902)  (SIGKILL)",
+        )
+    )
+    assert (found.best.kind, found.best.rank) == ("hang", 2)

@@ -78,7 +78,7 @@ def collect(
     hits: dict[tuple[str, bool], list[tuple[int, Line]]] = defaultdict(list)
     for place, line in enumerate(lines):
         for entry in line.entries:
-            if not _is_talk(line):
+            if not _is_talk(line) and not _was_ended(line, facts):
                 hits[entry, place in survived].append((place, line))
     found = []
     for (name, outlived), at in hits.items():
@@ -110,6 +110,14 @@ _TALK = re.compile(r"\bpotential root causes?\b|\bhint:|possible (?:cause|reason
 def _is_talk(line: Line) -> bool:
     """A line that lists what it might have been proves none of it."""
     return bool(_TALK.search(line.text)) and len(line.text) > 300
+
+
+_END = re.compile(r"\bexitcode|\bSignal \d+ \(SIG|closing signal|via signal")
+
+
+def _was_ended(line: Line, facts: Facts) -> bool:
+    """A process that the launcher ended, because another one had failed."""
+    return line.pid in facts.closed and bool(_END.search(line.text))
 
 
 def _is_plain(line: Line, facts: Facts) -> bool:

@@ -2,7 +2,7 @@
 
 import re
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Sequence, Set
 
 import msgspec
 
@@ -57,6 +57,8 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True):
     """Variable -> value -> ranks that told it."""
     ranks: frozenset[int]
     """All ranks that wrote or are named."""
+    closed: frozenset[int]
+    """Processes that their launcher ended."""
     devices: frozenset[int]
     """All devices that are named."""
     world: int | None
@@ -114,6 +116,7 @@ _NUMBERS = {
     "Killed": 9, "Segmentation fault": 11, "Aborted": 6, "Bus": 7,
 }  # fmt: skip
 _EXIT_RANK = re.compile(r"rank +: (\d+) \(local_rank: (\d+)\)")
+_CLOSED = re.compile(r"(?:Sending|Closing) process (\d+) (?:closing|via) signal")
 _RAISED = re.compile(
     r"^(?:[\w ()/,.-]{0,40}: )??((?:[A-Za-z_]\w*\.)*[A-Z_]\w*"
     r"(?:Error|Exception|Interrupt|Exit|Timeout|Full|Empty))\b(?::|\s*$)"
@@ -129,7 +132,8 @@ def gather(lines: Sequence[Line], ranks: Iterable[int] = ()) -> Facts:
     waits = [each for line in lines if (each := _wait(line))]
     dead = [each for line in lines if (each := _lost(line))]
     named = {line.rank for line in lines if line.rank is not None}
-    exits = tuple(_exits(lines))
+    closed = frozenset(int(match[1]) for line in lines if (match := _CLOSED.search(line.text)))
+    exits = tuple(_exits(lines, closed))
     named |= {each.rank for each in exits if each.rank is not None}
     worlds = Counter(
         int(next(group for group in match.groups() if group))
@@ -144,6 +148,7 @@ def gather(lines: Sequence[Line], ranks: Iterable[int] = ()) -> Facts:
         dead=tuple(dead),
         settings=_settings(lines),
         ranks=frozenset(named | set(ranks)),
+        closed=closed,
         devices=frozenset(line.device for line in lines if line.device is not None),
         world=max(worlds) if worlds else None,
     )
@@ -174,8 +179,10 @@ def _lost(line: Line) -> Wait | None:
     return Wait(waiter=None, on=int(match[1] or match[2]), line=line)
 
 
-def _exits(lines: Sequence[Line]) -> Iterable[Exit]:
-    """torchrun's summary has one after another: `Root Cause`, `rank : 2 (local_rank: 2)`, `exitcode : -9`."""
+def _exits(lines: Sequence[Line], closed: Set[int]) -> Iterable[Exit]:
+    """torchrun's summary has one after another: `Root Cause`, `rank : 2 (local_rank: 2)`, `exitcode : -9`. A
+    process that its launcher ended, if need be by -9, counts as ended by SIGTERM.
+    """
     rank, first, file = None, False, ""
     for line in lines:
         if line.file != file:
@@ -186,6 +193,7 @@ def _exits(lines: Sequence[Line]) -> Iterable[Exit]:
             rank = int(match[1])
         code = _code(line.text)
         if code is not None:
+            code = -15 if line.pid in closed else code
             inside = "local_rank" not in line.text
             task = _TASK.search(line.text)
             whose = rank if inside and rank is not None else line.rank

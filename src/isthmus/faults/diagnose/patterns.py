@@ -19,6 +19,7 @@ STRUCTURE: dict[str, str] = {
     "timeout": r"Work[NH]CCL\(|Timeout at NCCL work: |seq_num \d+ dispatch timeout",
     "exit": r"\bexitcode *: *-?\d+|[Ee]xited with (?:exit )?code|exit ?code:? \d+|return code[ =:]+-?\d+",
     "ended": r"exited on signal \d+|died with <Signals\.|\btask \d+: \w+|exit with status code \d+",
+    "closed": r"Sending process \d+ closing signal|Closing process \d+ via signal",
     "exit_rank": r"\brank +: \d+ \(local_rank: \d+\)",
     "first_failure": r"Root Cause \(first observed failure\)",
     "remote": r"[Rr]emote[ _]?(?:[Rr]ank|physic)|failed to pass monitoredBarrier|//\w+//\d+/\d+",

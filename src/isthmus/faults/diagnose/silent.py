@@ -109,9 +109,9 @@ def _missing(told: Mapping[int, Line], members: Set[int], kind: FaultClass = "ha
     )
 
 
-def of_absence(suffered: Sequence[Line], facts: Facts, kind: FaultClass) -> Picture | None:
+def of_absence(suffered: Sequence[Line], others: Set[int], facts: Facts, kind: FaultClass) -> Picture | None:
     """From lines that tell of waiting too long, or of a peer that is gone, whatever library writes them: who
-    has none did not come, or left without a word.
+    has none did not come, or left without a word. `others` suffered in another way, and are not suspected.
     """
     told: dict[int, Line] = {}
     for line in suffered:
@@ -119,7 +119,7 @@ def of_absence(suffered: Sequence[Line], facts: Facts, kind: FaultClass) -> Pict
             told.setdefault(line.rank, line)
     if len(told) < 2:
         return None
-    return _missing(told, set(facts.members) | set(range(max(told) + 1)), kind)
+    return _missing(told, (set(facts.members) | set(range(max(told) + 1))) - others, kind)
 
 
 def of_waits(facts: Facts) -> Picture | None:

@@ -90,7 +90,7 @@ def _take(file: Path, name: str, parts: list[Part], dumps: list[Dump]) -> None:
     """Raises InputError, OSError."""
     rank = rank_of_dump(file)
     if rank is not None and _is_record(file):
-        dumps.append(read_dump(file, rank))
+        dumps.append(msgspec.structs.replace(read_dump(file, rank), where=name))
         return
     if file.suffix.lower() in _NO_LOGS or not _is_text(file):
         return

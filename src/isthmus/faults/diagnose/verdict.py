@@ -82,11 +82,16 @@ def _pictures(case: Case) -> list[Picture]:
 
 def _absence(case: Case) -> Picture | None:
     waited = [line for each in case.candidates if each.kind == "hang" for line in each.lines]
-    found = silent.of_absence(waited, case.facts, "hang")
+    left = [line for each in case.candidates if each.kind == "crash" and each.victim for line in each.lines]
+    waiters, losers = _ranks_of(waited), _ranks_of(left)
+    found = silent.of_absence(waited, losers - waiters, case.facts, "hang")
     if found or any(not each.victim for each in case.candidates):
         return found
-    left = [line for each in case.candidates if each.kind == "crash" for line in each.lines]
-    return silent.of_absence(left, case.facts, "crash")
+    return silent.of_absence(left, waiters - losers, case.facts, "crash")
+
+
+def _ranks_of(lines: Sequence[Line]) -> set[int]:
+    return {line.rank for line in lines if line.rank is not None}
 
 
 def _flight_picture(found: Found, case: Case) -> Picture:

@@ -1,0 +1,25 @@
+"""`isthmus bench faults`: are faults named rightly, and how fast."""
+
+import sys
+from collections.abc import Callable
+
+from isthmus.errors import NotFoundError
+from isthmus_bench.document import Result
+from isthmus_bench.faults import diagnosis
+
+Family = Callable[[bool], list[Result]]
+
+FAMILIES: tuple[Family, ...] = (diagnosis.run,)
+
+
+def run(quick: bool) -> list[Result]:
+    """All `faults.*` rows; without the rows that some are judged by, stderr says which are left out."""
+    return [result for family in FAMILIES for result in _results(family, quick)]
+
+
+def _results(family: Family, quick: bool) -> list[Result]:
+    try:
+        return family(quick)
+    except NotFoundError as error:
+        print(f"{family.__module__.rpartition('.')[2]} left out: {error}", file=sys.stderr)
+        return []
