@@ -169,7 +169,7 @@ class Train:
 
     def pids(self, module: str, *words: str) -> list[int]:
         """Of this run's processes of a module, such as isthmus.outer.client, with these words."""
-        wanted = (f" {module} ", *words)
+        wanted = (f"{module} ", *words)
         return [
             pid
             for pid, line in processes(str(self.path)).items()

@@ -30,12 +30,18 @@ def test_the_server_is_killed(long):
 
 @pytest.mark.parametrize("what", ["rank", "client"])
 def test_a_process_of_a_site_is_killed(long, what):
-    module = {"rank": "isthmus.train", "client": "isthmus.outer.client"}[what]
+    words = {
+        "rank": ("isthmus.train", "--site a ", "--rank 0 "),
+        "client": ("isthmus.outer.client", "--site a "),
+    }
     process = long.train()
     long.wait_for("VersionPublished", 2)
     long.wait(lambda: steps(long, "a") >= 3, "steps at a")
-    long.kill(module, "--site a ")
-    long.wait_for("Recovered", kind=f"{what}_died")
+    long.kill(*words[what], "--site a ")
+    if what == "rank":
+        long.wait_for("Healed", site="a")
+    else:
+        long.wait_for("Recovered", kind="client_died")
     done = steps(long, "a")
     long.end(process)
     long.check_whole()

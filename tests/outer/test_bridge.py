@@ -7,7 +7,8 @@ import pytest
 
 from isthmus.errors import UnreachableError
 from isthmus.outer import bridge
-from isthmus.outer.bridge import Granted, Line, LineClosedError, MayPush, Pace, Stop, Vectors
+from isthmus.outer.bridge import Granted, Line, MayPush, Pace, Stop, Vectors
+from isthmus.wire.line import LineClosedError
 
 
 @pytest.fixture

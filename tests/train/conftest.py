@@ -4,7 +4,6 @@ import random
 import re
 from collections.abc import Callable
 from pathlib import Path
-from unittest.mock import patch
 
 import msgspec
 import pytest
@@ -19,9 +18,8 @@ from isthmus.planner.make import make_plan
 from isthmus.spec.fleet import FleetSpec, NodeSpec, SiteSpec
 from isthmus.spec.model import ModelSpec
 from isthmus.spec.run import DataSpec, RunSpec, SourceSpec, TrainSpec
-from isthmus.train import loop
 from isthmus.train.feed import Feed, LocalFeed
-from isthmus.train.job import Job, Outcome
+from isthmus.train.job import Crew, Job, Outcome
 from isthmus.train.learner import Learner
 from isthmus.train.loop import build_learner, train
 from isthmus.train.signals import Leave
@@ -96,16 +94,13 @@ class Runner:
         if self.notice:
             self.leave.ask(self.notice)
 
-        def build(job: Job, group: Collective) -> Learner:
-            self.learner = build_learner(job, group)
-            return self.learner
-
         def open_feed(learner: Learner) -> Feed:
             return self.open_feed(learner) if self.open_feed else LocalFeed(job.plan.total_samples)
 
         journal = Journal(self.folder, f"rank/here/{group.rank}")
-        with journal, patch.object(loop, "build_learner", build):
-            return train(job, self.dataset, group, journal, self.leave, open_feed)
+        self.learner = build_learner(job, group)
+        with journal:
+            return train(Crew(job, self.dataset, group, self.learner, journal, self.leave), open_feed)
 
     def with_spec(self, **changes: object) -> "Runner":
         self.spec = msgspec.structs.replace(

@@ -4,10 +4,10 @@ One parameter server, its standby where the fleet names one on this machine, and
 its link is to be emulated, a client, and its ranks:
 
     server <- [relay] <- client <-shared memory-> rank 0 <-gloo/nccl-> rank 1 ...
+                                          (an agent keeps them alive)
 
-A dead server or client is started again, unless its standby has taken over meanwhile; a dead rank restarts
-its site's ranks, which take up the published parameters. A site that cannot be kept alive is given up, the
-others train on.
+A dead server, client or agent is started again, unless a standby has taken over meanwhile; the agent keeps
+its site's ranks alive. A site that cannot be kept alive is given up, the others train on.
 """
 
 import os
@@ -29,10 +29,10 @@ from isthmus.planner.plan import Plan, SitePlan
 from isthmus.rundir import RunDir
 from isthmus.spec.fleet import FleetSpec, LinkSpec
 
-RANK_RESTARTS = 3
 SERVICE_RESTARTS = 20
 RESTART_PAUSE_S = 0.5
 LEAVE_TIMEOUT_S = 60.0
+QUIT_TIMEOUT_S = 3.0
 LATE_S = 3.0
 """Between the server's end and that of the sites' clients, which have left before it."""
 USER_ERRORS = (2, 3, 5, 6)
@@ -46,16 +46,15 @@ class LocalSite:
     plan: SitePlan
     relays: list[Child]
     client: Child
-    ranks: list[Child]
+    agent: Child
     state: str = "running"
     """'running', 'done' or 'failed'."""
-    restarts: int = 0
     dead: Child | None = None
     """The process for whose sake the site was given up."""
 
     @property
     def children(self) -> list[Child]:
-        return [*self.relays, self.client, *self.ranks]
+        return [*self.relays, self.client, self.agent]
 
 
 @dataclass
@@ -116,8 +115,7 @@ class Launch:
         """Asks every rank to push what it has and leave (first Ctrl-C)."""
         self.stopping = True
         for site in self.sites:
-            for rank in site.ranks:
-                rank.signal(signal.SIGTERM)
+            site.agent.signal(signal.SIGTERM)
 
     def finish(self) -> bool:
         """Ends clients, relays, the server and its standby in this order. True if every site did its part."""
@@ -133,6 +131,10 @@ class Launch:
 
     def kill(self) -> None:
         """Ends everything at once (second Ctrl-C)."""
+        agents = [site.agent for site in self.sites]
+        for agent in agents:
+            agent.signal(signal.SIGQUIT)  # it ends its ranks, which are no children of ours
+        wait_all(agents, QUIT_TIMEOUT_S)
         for site in self.sites:
             for child in site.children:
                 child.kill()
@@ -187,18 +189,11 @@ class Launch:
             "isthmus.outer.client",
             client_arguments(self.run, site, addresses, self.certs, line),
         )
-        ranks = [
-            self._python(
-                f"rank-{site.name}-{rank}",
-                "isthmus.train",
-                ["--run-dir", str(self.run.path), "--site", site.name, "--line", str(line)],
-                affinity=cpus[rank],
-            )
-            for rank in range(site.num_ranks)
-        ]
+        arguments = agent_arguments(self.run, site, line, cpus)
+        agent = self._python(f"agent-{site.name}", "isthmus.agent", arguments)
         client.start()
-        start_ranks(ranks)
-        self.sites.append(LocalSite(site, relays, client, ranks))
+        agent.start()
+        self.sites.append(LocalSite(site, relays, client, agent))
 
     def _start_relay(self, site: str, address: str) -> tuple[Child, str]:
         link = self.fleet.sites[site].link
@@ -214,16 +209,16 @@ class Launch:
 
     def _look_after(self, site: LocalSite) -> None:
         for child in (site.client, *site.relays):
-            if child.exit_code not in (None, 0) and any(rank.alive for rank in site.ranks):
+            if child.exit_code not in (None, 0) and site.agent.alive:
                 kind = "client_died" if child is site.client else "relay_died"
                 if not self._revive(child, kind):
                     self._give_up(site, child)
                     return
-        codes = [rank.exit_code for rank in site.ranks]
-        if all(code == 0 for code in codes):
+        code = site.agent.exit_code
+        if code == 0:
             site.state = "done"
-        elif any(code not in (None, 0) for code in codes):
-            self._rank_died(site)
+        elif code is not None and (code > 0 or not self._revive(site.agent, "agent_died")):
+            self._give_up(site, site.agent)  # what it says itself, it has tried to mend
 
     def _run_is_over(self) -> None:
         """The server ends when all members have left. A client that is still there came too late to join."""
@@ -238,31 +233,11 @@ class Launch:
                     child.kill()
                 site.state = "done"
 
-    def _rank_died(self, site: LocalSite) -> None:
-        dead = next(rank for rank in site.ranks if rank.exit_code not in (None, 0))
-        if self.stopping and dead.exit_code == -signal.SIGTERM:
-            self._end_ranks(site, "done")  # it was asked to leave before it had begun
-            return
-        self._fault(dead.name, "rank_died", f"exit code {dead.exit_code}: {dead.last_words(1)}")
-        if dead.exit_code in USER_ERRORS or site.restarts >= RANK_RESTARTS or self.stopping:
-            self._give_up(site, dead)
-            return
-        for rank in site.ranks:
-            rank.kill()
-        site.restarts += 1
-        time.sleep(RESTART_PAUSE_S)
-        start_ranks(site.ranks)
-        self.journal.emit(events.Recovered(subject=dead.name, kind="rank_died", after_s=RESTART_PAUSE_S))
-
     def _give_up(self, site: LocalSite, dead: Child) -> None:
         """The others train on."""
         site.dead = dead
-        self._end_ranks(site, "failed")
-
-    def _end_ranks(self, site: LocalSite, state: str) -> None:
-        for rank in site.ranks:
-            rank.kill()
-        site.state = state
+        site.state = "failed"
+        site.agent.signal(signal.SIGTERM)
         site.client.signal(signal.SIGTERM)
 
     def _revive_service(self, child: Child, kind: str) -> None:
@@ -315,6 +290,12 @@ def start_ranks(ranks: list[Child]) -> None:
             "MASTER_PORT": str(port),
         }
         rank.start()
+
+
+def agent_arguments(run: RunDir, site: SitePlan, line: Path, cpus: Sequence[frozenset[int]]) -> list[str]:
+    """Command line of `isthmus.agent`."""
+    shares = ";".join(",".join(map(str, sorted(share))) for share in cpus)
+    return ["--run-dir", str(run.path), "--site", site.name, "--line", str(line), "--cpus", shares]
 
 
 def split_cpus(cpus: list[int], ranks_per_site: list[int]) -> list[list[frozenset[int]]]:

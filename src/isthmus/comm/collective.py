@@ -14,6 +14,10 @@ from torch import Tensor
 from isthmus.errors import UnreachableError
 
 
+class GroupBrokenError(UnreachableError):
+    """A collective failed: a rank died, hung or cannot be reached, and this group is of no more use."""
+
+
 class Pending(Protocol):
     def wait(self) -> None:
         """Return when the operation is done. Bounded by the group's timeout."""
@@ -21,10 +25,13 @@ class Pending(Protocol):
 
 
 class Collective(Protocol):
-    """All ranks of a site make the same calls in the same order. UnreachableError if a rank is gone."""
+    """All ranks of a site make the same calls in the same order. GroupBrokenError if a rank is gone."""
 
-    rank: int
-    world_size: int
+    @property
+    def rank(self) -> int: ...
+
+    @property
+    def world_size(self) -> int: ...
 
     def all_reduce_(self, tensor: Tensor) -> None:
         """Sum over the ranks, in place; the same bits on each."""
@@ -44,6 +51,14 @@ class Collective(Protocol):
 
     def share(self, values: Sequence[int], root: int = 0) -> list[int]:
         """The root's values (64-bit), on every rank; each rank passes as many, to be replaced."""
+        ...
+
+    def gather(self, value: int) -> list[int]:
+        """Every rank's value (64-bit), on every rank."""
+        ...
+
+    def share_bytes(self, data: bytes, root: int = 0) -> bytes:
+        """The root's bytes, on every rank; what the others pass does not matter."""
         ...
 
     def close(self) -> None: ...
@@ -77,6 +92,12 @@ class SoloCollective:
 
     def share(self, values: Sequence[int], root: int = 0) -> list[int]:
         return list(values)
+
+    def gather(self, value: int) -> list[int]:
+        return [value]
+
+    def share_bytes(self, data: bytes, root: int = 0) -> bytes:
+        return data
 
     def close(self) -> None:
         pass
@@ -126,6 +147,20 @@ class TorchCollective:
         self.broadcast_(tensor, root)
         return tensor.tolist()
 
+    def gather(self, value: int) -> list[int]:
+        tensor = torch.zeros(self.world_size, dtype=torch.int64, device=self._device)
+        tensor[self.rank] = value
+        self.all_reduce_(tensor)
+        return tensor.tolist()
+
+    def share_bytes(self, data: bytes, root: int = 0) -> bytes:
+        (size,) = self.share([len(data)], root)
+        tensor = torch.zeros(size, dtype=torch.uint8, device=self._device)
+        if self.rank == root:
+            tensor.copy_(torch.frombuffer(bytearray(data), dtype=torch.uint8))
+        self.broadcast_(tensor, root)
+        return tensor.cpu().numpy().tobytes()
+
     def close(self) -> None:
         if dist.is_initialized():
             dist.destroy_process_group()
@@ -137,7 +172,7 @@ def _reported(rank: int) -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
-        raise UnreachableError(
+        raise GroupBrokenError(
             f"a collective inside the site failed: {str(error).splitlines()[0]}",
             where=f"rank {rank}",
             hint="another rank of this site died, hung or is cut off; its log has the cause",

@@ -11,7 +11,19 @@ import msgspec
 import torch.distributed as dist
 
 from isthmus.comm.collective import Collective, SoloCollective, TorchCollective
+from isthmus.comm.posted_store import PostedStore
 from isthmus.errors import InputError, UnreachableError
+from isthmus.heal.lifeline import Lifeline
+from isthmus.heal.messages import Form
+
+
+class Limits(msgspec.Struct, frozen=True, kw_only=True):
+    """Of waiting for others."""
+
+    meet_s: float
+    """Until all are there."""
+    collective_s: float
+    """In one collective: longer than rank 0 may keep the others waiting."""
 
 
 class SiteRank(msgspec.Struct, frozen=True, kw_only=True):
@@ -106,6 +118,33 @@ def _number(environ: Mapping[str, str], name: str, default: int | None = None) -
     return int(text)
 
 
+def form_group(
+    form: Form, lifeline: Lifeline, backend: str, limits: Limits, device: str = "cpu"
+) -> Collective:
+    """Meet the members of a generation over the line to their keeper. One rank needs no group.
+
+    UnreachableError if they are not all there in time, or the generation is over before.
+    """
+    if form.world_size == 1:
+        return SoloCollective()
+    _stay_on_loopback(backend, form.address)
+    store = PostedStore(lifeline, form.generation, limits.meet_s)
+    try:
+        dist.init_process_group(
+            backend,
+            store=store,
+            rank=form.rank,
+            world_size=form.world_size,
+            timeout=timedelta(seconds=limits.collective_s),
+        )
+    except (RuntimeError, ValueError) as error:
+        raise UnreachableError(
+            f"generation {form.generation} was not formed: {str(error).splitlines()[0]}",
+            where=f"rank {form.rank}",
+        ) from error
+    return TorchCollective(device)
+
+
 def init_site_group(place: SiteRank, backend: str, timeout_s: float, device: str = "cpu") -> Collective:
     """Meet the other ranks; every collective is bounded by `timeout_s`. One rank needs no group.
 
@@ -113,9 +152,7 @@ def init_site_group(place: SiteRank, backend: str, timeout_s: float, device: str
     """
     if place.world_size == 1:
         return SoloCollective()
-    if backend == "gloo" and _is_loopback(place.master_addr):
-        # gloo would listen on whatever address the host's name has, which may be none, or a public one.
-        os.environ.setdefault("GLOO_SOCKET_IFNAME", _loopback_interface())
+    _stay_on_loopback(backend, place.master_addr)
     try:
         dist.init_process_group(
             backend,
@@ -132,6 +169,12 @@ def init_site_group(place: SiteRank, backend: str, timeout_s: float, device: str
             "if the port is taken, set another MASTER_PORT",
         ) from error
     return TorchCollective(device)
+
+
+def _stay_on_loopback(backend: str, address: str) -> None:
+    """gloo would listen on whatever address the host's name has, which may be none, or a public one."""
+    if backend == "gloo" and _is_loopback(address):
+        os.environ.setdefault("GLOO_SOCKET_IFNAME", _loopback_interface())
 
 
 def _is_loopback(host: str) -> bool:

@@ -173,6 +173,43 @@ class Fault(Event, frozen=True, kw_only=True):
     subject: str
     kind: str
     detail: str
+    began_s: float = 0.0
+    """Unix time at which it began, as far as can be told; 0: when it was seen."""
+
+
+class Diagnosed(Event, frozen=True, kw_only=True):
+    """Which fault it was, by the catalogue and what the ranks' pages, logs and stacks showed."""
+
+    subject: str
+    """'rank-jinan-2'; the site where no rank is named."""
+    fault_class: str
+    entry: str
+    action: str
+    confidence: float
+    cause: str
+    verify: str
+    evidence: list[str]
+    victims: list[str] = []
+
+
+class Healed(Event, frozen=True, kw_only=True):
+    """A site trains again. Times are Unix seconds."""
+
+    site: str
+    subjects: list[str]
+    """What was replaced: 'rank-jinan-2'; empty where the group alone was made anew."""
+    kind: str
+    """What was done, of the ladder: 'retry', 'restart_rank', 'replace_node', 'rollback', 'shrink'."""
+    generation: int
+    step: int
+    """Optimizer steps done when it went on."""
+    lost_steps: int
+    """Steps that were done a second time."""
+    began_s: float
+    detected_s: float
+    diagnosed_s: float
+    regrouped_s: float
+    resumed_s: float
 
 
 class Recovered(Event, frozen=True, kw_only=True):
@@ -200,5 +237,5 @@ AnyEvent = (
     | ExpertsCounted
     | RangeLeased | RangeMerged | RangeDiscarded | ContributionReceived | VersionPublished | VersionApplied
     | Quarantined | LinkSample | ServerStarted | CheckpointSaved | CheckpointFailed | Fault | Recovered
-    | EventsDropped | Note
+    | Diagnosed | Healed | EventsDropped | Note
 )  # fmt: skip

@@ -11,33 +11,21 @@ A `BaseReady` that was sent before the client saw the rank's latest push is stal
 rank ignores it, and the client sends another.
 """
 
-import math
 import mmap
 import os
-import select
-import socket
-import struct
 import tempfile
-import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import msgspec
 import numpy as np
 
-from isthmus.errors import UnreachableError
 from isthmus.outer.layout import Layout
+from isthmus.wire import line
 
-_LENGTH = struct.Struct("<I")
-_MAX_MESSAGE = 64 << 20
 _LONGEST_FOLDER = 40
 """Characters; a socket's path may have 107, and there are a name and a site's name to come."""
 
 Range = tuple[int, int]
-
-
-class LineClosedError(UnreachableError):
-    """The process at the other end of the local line is gone."""
 
 
 class Attach(msgspec.Struct, frozen=True, tag=True):
@@ -179,83 +167,9 @@ class Vectors:
                 self.path.unlink(missing_ok=True)
 
 
-class Line:
-    """Messages over a connected stream socket: `<u32 length><msgpack>`. One sender, one receiver thread."""
-
-    def __init__(self, connection: socket.socket):
-        self._socket = connection
-        self._pending = bytearray()
-        self._encoder = msgspec.msgpack.Encoder()
-        self._decoder = msgspec.msgpack.Decoder(LocalMessage)
-
-    @classmethod
-    def dial(cls, path: str, timeout_s: float) -> "Line":
-        """Raises UnreachableError if the client does not answer within `timeout_s`."""
-        deadline = time.monotonic() + timeout_s
-        while True:
-            connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-            try:
-                connection.connect(path)
-                return cls(connection)
-            except OSError as error:
-                connection.close()
-                if time.monotonic() > deadline:
-                    raise UnreachableError(
-                        f"the site's client does not answer ({error})",
-                        where=path,
-                        hint="is `python -m isthmus.outer.client` running? its log tells why it ended",
-                    ) from error
-            time.sleep(0.05)
-
-    def send(self, message: LocalMessage) -> None:
-        """Raises LineClosedError if the other end is gone."""
-        body = self._encoder.encode(message)
-        try:
-            self._socket.sendall(_LENGTH.pack(len(body)) + body)
-        except OSError as error:
-            raise _closed() from error
-
-    def receive(self, timeout_s: float | None) -> list[LocalMessage]:
-        """Messages that are there after waiting at most `timeout_s` for the first (0: just look; None: for
-        ever).
-
-        Raises LineClosedError when the other end has closed, or sends what is no message.
-        """
-        if self._readable(timeout_s):
-            try:
-                data = self._socket.recv(1 << 20)
-            except OSError as error:
-                raise _closed() from error
-            if not data:
-                raise _closed()
-            self._pending += data
-        return list(self._complete())
-
-    def _readable(self, timeout_s: float | None) -> bool:
-        """`poll`, since `select` cannot watch descriptors above 1023."""
-        try:
-            watch = select.poll()
-            watch.register(self._socket, select.POLLIN)
-            return bool(watch.poll(None if timeout_s is None else math.ceil(1000 * timeout_s)))
-        except (OSError, ValueError) as error:
-            raise _closed() from error
-
-    def _complete(self) -> Iterator[LocalMessage]:
-        while len(self._pending) >= _LENGTH.size:
-            (length,) = _LENGTH.unpack_from(self._pending)
-            if length > _MAX_MESSAGE:
-                raise LineClosedError(f"a local message of {length} bytes is not ours")
-            if len(self._pending) < _LENGTH.size + length:
-                return
-            body = bytes(self._pending[_LENGTH.size : _LENGTH.size + length])
-            del self._pending[: _LENGTH.size + length]
-            try:
-                yield self._decoder.decode(body)
-            except msgspec.MsgspecError as error:
-                raise LineClosedError(f"a local message is not understood: {error}") from error
-
-    def close(self) -> None:
-        self._socket.close()
+class Line(line.Line[LocalMessage]):
+    kind = LocalMessage
+    what = "the site's process at the other end of the local line"
 
 
 def line_folder() -> Path:
@@ -264,9 +178,3 @@ def line_folder() -> Path:
     """
     usual = tempfile.gettempdir()
     return Path(tempfile.mkdtemp(prefix="isthmus-", dir=usual if len(usual) <= _LONGEST_FOLDER else "/tmp"))
-
-
-def _closed() -> LineClosedError:
-    return LineClosedError(
-        "the other end of the site's local line is gone", hint="see the logs in the run's folder"
-    )

@@ -23,6 +23,7 @@ from isthmus.outer.client_memory import Memory
 from isthmus.outer.member import state as machine
 from isthmus.outer.replica import Replica
 from isthmus.outer.seeding import seed_key
+from isthmus.wire.line import LineClosedError
 from isthmus.wire.transport import Peer, Session
 
 TICK_S = 1.0
@@ -241,7 +242,7 @@ class Client:
     def _tell(self, message: bridge.LocalMessage) -> None:
         """Ranks that are gone hear nothing; the line's own thread tells that they are."""
         if self._line:
-            with contextlib.suppress(bridge.LineClosedError):
+            with contextlib.suppress(LineClosedError):
                 self._line.send(message)
 
     # ---- the wire

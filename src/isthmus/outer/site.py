@@ -29,6 +29,7 @@ from isthmus.outer.layout import build_layout
 from isthmus.outer.parameters import Exchange
 from isthmus.outer.spawn import ClientProcess
 from isthmus.outer.window import Window
+from isthmus.wire.line import LineClosedError
 
 _log = logging.getLogger(__name__)
 M = TypeVar("M", bound=bridge.LocalMessage)
@@ -183,7 +184,7 @@ class Site(AbstractContextManager["Site"]):
             self._look(0)
             if not self._ranges and not self._stop:
                 self._starved(timeout_s)
-        except bridge.LineClosedError:
+        except LineClosedError:
             self._rejoin()
         taken, rest = ranges.take(tuple(self._ranges), count)
         self._ranges = list(rest)
@@ -205,7 +206,7 @@ class Site(AbstractContextManager["Site"]):
             if self._base is None or (self.strict and self._ranges):
                 return False
             self._take_up()
-        except bridge.LineClosedError:
+        except LineClosedError:
             self._rejoin()
         return True
 
@@ -239,7 +240,7 @@ class Site(AbstractContextManager["Site"]):
         self._since_push += 1
         try:
             return self._step_done()
-        except bridge.LineClosedError:
+        except LineClosedError:
             self._rejoin()
             return True
 

@@ -41,7 +41,8 @@ class DataParallel:
         optimizer.zero_grad()
 
     After `finish` every `param.grad` is the mean, the same bits on all ranks. A parameter without gradient
-    on all ranks (an expert without tokens) keeps None. Gradients must be None when a step starts.
+    on all ranks (an expert without tokens) keeps None. Gradients must be None when a step starts. Where a
+    collective fails, or the group has changed, call `restart` and do the step again.
     """
 
     def __init__(self, model: nn.Module, group: Collective, bucket_bytes: int = BUCKET_BYTES):
@@ -49,15 +50,35 @@ class DataParallel:
         self._all = list(model.parameters())
         self._params = [param for param in self._all if param.requires_grad]
         self._weight = torch.zeros((), dtype=torch.int64, device=self._params[0].device)
+        self._bucket_bytes = bucket_bytes
+        self.own_norm = torch.zeros((), device=self._params[0].device)
+        """L2 norm of this rank's own mean gradient in the last step, before it was exchanged: not finite
+        where this rank made it so. Zero in a group of one."""
+        self._buckets: list[_Bucket] = []
+        self._place: dict[nn.Parameter, tuple[_Bucket, int]] = {}
+        for param in self._params:
+            param.register_post_accumulate_grad_hook(self._collect)
+        self.restart()
+
+    def restart(self) -> None:
+        """Begin a step afresh, in the group as it is now: nothing of an exchange that broke is left."""
         self._last = False
         self._started = 0
         """Buckets whose all-reduce has started."""
-        self._buckets = _make_buckets(self._params, bucket_bytes) if group.world_size > 1 else []
+        self._own_norms: list[Tensor] = []
+        self._weight.zero_()
+        if self._group.world_size > 1 and not self._buckets:
+            self._buckets = _make_buckets(self._params, self._bucket_bytes)
+        elif self._group.world_size == 1:
+            self._buckets = []
         self._place = {
             param: (bucket, index) for bucket in self._buckets for index, param in enumerate(bucket.params)
         }
-        for param in self._place:
-            param.register_post_accumulate_grad_hook(self._collect)
+        for bucket in self._buckets:
+            bucket.arrived = [False] * len(bucket.params)
+            bucket.pending = None
+        for param in self._params:
+            param.grad = None
 
     def broadcast_parameters(self, root: int = 0) -> None:
         """Give all ranks the root's parameters."""
@@ -76,14 +97,17 @@ class DataParallel:
 
     def finish(self) -> int:
         """Complete the exchange. Returns the number of targets over all ranks."""
+        own_weight = self._weight.clamp(min=1)
         total = self._exchange() if self._buckets else self._scale_own()
+        if self._own_norms:
+            self.own_norm = torch.linalg.vector_norm(torch.stack(self._own_norms)) / own_weight
         self._weight.zero_()
-        self._last, self._started = False, 0
+        self._last, self._started, self._own_norms = False, 0, []
         return total
 
     def _collect(self, param: Tensor) -> None:
         """Hook: move a gradient that is complete into its bucket, and start the buckets that are full."""
-        if not self._last:
+        if not self._last or not self._buckets:
             return
         bucket, index = self._place[param]  # pyright: ignore[reportArgumentType]
         _take(bucket, index)
@@ -92,6 +116,7 @@ class DataParallel:
 
     def _start_next(self) -> None:
         bucket = self._buckets[self._started]
+        self._own_norms.append(torch.linalg.vector_norm(bucket.flat))
         bucket.pending = self._group.start_all_reduce_(bucket.flat)
         self._started += 1
 

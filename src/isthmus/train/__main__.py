@@ -15,6 +15,7 @@ from pathlib import Path
 
 import msgspec
 import xxhash
+from setproctitle import setproctitle
 
 from isthmus import chips
 from isthmus.comm.site_group import init_site_group, site_rank
@@ -30,10 +31,12 @@ from isthmus.spec.load import load_run
 from isthmus.spec.run import RunSpec
 from isthmus.train.export import save_final, save_tokenizer
 from isthmus.train.feed import Feed, LocalFeed
-from isthmus.train.job import Job, Outcome
+from isthmus.train.job import Crew, Job, Outcome
+from isthmus.train.kept import Kept, KeptBy
 from isthmus.train.learner import Learner
-from isthmus.train.loop import train
+from isthmus.train.loop import Keeping, build_learner, train
 from isthmus.train.memory import keep_freed_memory
+from isthmus.train.nursery import write_to
 from isthmus.train.signals import Leave
 from isthmus.train.site_feed import SiteFeed
 from isthmus.weights.folder import read_card
@@ -47,50 +50,99 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--run-dir", type=Path, required=True)
     parser.add_argument("--site", required=True)
     parser.add_argument("--line", default="", help="socket of the site's client")
+    parser.add_argument("--kept-by", type=Path, help="folder of the agent that keeps this process alive")
+    parser.add_argument("--process", default="", help="what that agent calls it")
     options = parser.parse_args(argv)
     keep_freed_memory()
     try:
-        run_rank(RunDir.existing(options.run_dir), options.site, options.line)
+        work = Work(RunDir.existing(options.run_dir), options.site, options.line)
+        if options.kept_by:
+            return run_kept(work, KeptBy(options.process, options.kept_by))
+        run_rank(work)
     except IsthmusError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code
     return 0
 
 
-def run_rank(run_dir: RunDir, site: str, line: str) -> Outcome:
+class Work:
+    """What this process is to train, and what it writes when that is done."""
+
+    def __init__(self, run_dir: RunDir, site: str, line: str):
+        self.run_dir, self.site, self.line = run_dir, site, line
+        self.run, self.plan = load_run(run_dir.run_yaml), read_plan(run_dir)
+        self.dataset: Dataset = prepare(self.run.data, self.run.model.vocab_size)
+
+    def job(self, local_rank: int) -> Job:
+        return Job(
+            self.run, self.plan, self.site, self.run_dir.site(self.site), local_rank, alone=not self.line
+        )
+
+    def chip(self, rank: int) -> chips.Chip:
+        chip = chips.get(self.plan.site(self.site).chips[rank])
+        chip.probe()  # what is missing on this node is told before anything is built
+        return chip
+
+    def train(self, crew: Crew, stack: ExitStack, keeping: Keeping | None = None) -> Outcome:
+        def open_feed(learner: Learner) -> Feed:
+            _save_tokenizer(crew.job, self.dataset, crew.journal)
+            if not self.line:
+                return LocalFeed(self.plan.total_samples)
+            job = site_job(crew.job, self.dataset, learner)
+            joined = stack.enter_context(Site(learner.model, line=self.line, job=job))
+            return SiteFeed(joined, self.plan.total_samples)
+
+        def finish() -> None:
+            if crew.job.alone:
+                save_final(
+                    self.run_dir.final,
+                    crew.learner.parameters(),
+                    self.run.model,
+                    self.dataset.tokenizer,
+                    tokens=self.plan.total_samples * self.run.data.seq_len,
+                    version=0,
+                )
+
+        return train(crew, open_feed, keeping, finish)
+
+
+def run_rank(work: Work) -> Outcome:
     """This process's part of the run, as the environment places it."""
-    run, plan = load_run(run_dir.run_yaml), read_plan(run_dir)
     place = site_rank(os.environ)
-    job = Job(run, plan, site, run_dir.site(site), place.local_rank, alone=not line)
-    chip = chips.get(plan.site(site).chips[place.rank])
-    chip.probe()  # what is missing on this node is told before anything is built
+    chip, job = work.chip(place.rank), work.job(place.local_rank)
     with ExitStack() as stack:
         leave = stack.enter_context(Leave())
-        journal = stack.enter_context(Journal(run_dir.path, f"rank/{site}/{place.rank}"))
-        dataset = prepare(run.data, run.model.vocab_size)
+        journal = stack.enter_context(Journal(work.run_dir.path, f"rank/{work.site}/{place.rank}"))
         group = init_site_group(place, chip.backend, GROUP_TIMEOUT_S, chip.device(place.local_rank))
         stack.callback(group.close)
-        opened: list[Learner] = []
+        crew = Crew(job, work.dataset, group, build_learner(job, group), journal, leave)
+        return work.train(crew, stack)
 
-        def open_feed(learner: Learner) -> Feed:
-            opened.append(learner)
-            _save_tokenizer(job, dataset, journal)
-            if not line:
-                return LocalFeed(plan.total_samples)
-            joined = stack.enter_context(Site(learner.model, line=line, job=site_job(job, dataset, learner)))
-            return SiteFeed(joined, plan.total_samples)
 
-        outcome = train(job, dataset, group, journal, leave, open_feed)
-        if opened and job.alone and not leave.asked:
-            save_final(
-                run_dir.final,
-                opened[0].parameters(),
-                run.model,
-                dataset.tokenizer,
-                tokens=plan.total_samples * run.data.seq_len,
-                version=0,
-            )
-    return outcome
+def run_kept(work: Work, by: KeptBy) -> int:
+    """Warm up, wait for a place among the ranks, train. Returns the exit code, which the agent has heard."""
+    title = f"isthmus.train --run-dir {work.run_dir.path} --site {work.site} --process {by.process}"
+    setproctitle(title)
+    with ExitStack() as stack:
+        leave = stack.enter_context(Leave())
+        chip, job = work.chip(0), work.job(0)
+        kept = Kept(by, chip.backend, chip.device(0), leave)
+        stack.callback(kept.close)
+        learner = build_learner(job, kept.group, kept.page)
+        num_ranks = work.plan.site(work.site).num_ranks
+        kept.warm(learner, work.dataset, -(-work.plan.batch_size // num_ranks))
+        if not kept.take_place():
+            return 0
+        rank = kept.group.rank
+        write_to(work.run_dir.logs / f"rank-{work.site}-{rank}.log")
+        setproctitle(f"{title} --rank {rank}")
+        journal = stack.enter_context(Journal(work.run_dir.path, f"rank/{work.site}/{rank}"))
+        try:
+            work.train(Crew(job, work.dataset, kept.group, learner, journal, leave), stack, kept)
+        except Exception as error:
+            return kept.failed(error)
+        kept.leaving(leave.reason or "done")
+    return 0
 
 
 def read_plan(run_dir: RunDir) -> Plan:

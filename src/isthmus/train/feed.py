@@ -90,7 +90,7 @@ class Feed(Protocol):
         ...
 
     def state(self) -> FeedState:
-        """What a checkpoint keeps for `restore`."""
+        """What a checkpoint keeps for `restore`; 'reached' among it: the end of the samples handed out."""
         ...
 
     def restore(self, state: FeedState) -> None:
@@ -123,7 +123,7 @@ class LocalFeed:
         """Nothing to hand in."""
 
     def state(self) -> FeedState:
-        return {"cursor": self.cursor}
+        return {"reached": self.cursor}
 
     def restore(self, state: FeedState) -> None:
-        self.cursor = int(state.get("cursor", 0))
+        self.cursor = int(state.get("reached", state.get("cursor", 0)))  # its name once

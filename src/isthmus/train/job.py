@@ -3,8 +3,13 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+from isthmus.comm.collective import Collective
+from isthmus.data.dataset import Dataset
+from isthmus.journal.writer import Journal
 from isthmus.planner.plan import Plan
 from isthmus.spec.run import RunSpec
+from isthmus.train.learner import Learner
+from isthmus.train.signals import Leave
 
 
 @dataclass(frozen=True)
@@ -17,6 +22,18 @@ class Job:
     local_rank: int = 0
     alone: bool = True
     """No server keeps the parameters: checkpoints that cannot be read are a loss, and an error."""
+
+
+@dataclass(frozen=True)
+class Crew:
+    """What one rank trains with, for as long as its process lives."""
+
+    job: Job
+    dataset: Dataset
+    group: Collective
+    learner: Learner
+    journal: Journal
+    leave: Leave
 
 
 @dataclass(frozen=True)

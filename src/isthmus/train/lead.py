@@ -1,35 +1,23 @@
 """What rank 0 does for its site beside training: the feed, the journal, checkpoints, and what is due when."""
 
 import time
-from dataclasses import dataclass
 from math import isfinite
 
-from isthmus.data.dataset import Dataset
 from isthmus.errors import CorruptError, InputError
 from isthmus.journal import events
 from isthmus.journal.store import DiskStore
-from isthmus.journal.writer import Journal
 from isthmus.models.similarity import expert_similarity
+from isthmus.train.balance import ExpertStats
 from isthmus.train.checkpoint import CHECKPOINTS, Checkpoint, CheckpointWriter, Facts, Saved, load_newest
 from isthmus.train.expert_watch import ExpertWatch
 from isthmus.train.feed import Done, Feed, FeedState, Offer, StepStats, Work
-from isthmus.train.job import Job
-from isthmus.train.learner import Learner, StepResult
+from isthmus.train.job import Crew
 from isthmus.train.orders import Order
 from isthmus.train.progress import ProgressLine
-from isthmus.train.signals import Leave
+from isthmus.train.standing import LastStep, Position, Standing
 
 LAST_SAVE_S = 600.0
 """How long the end of a run waits for its last checkpoint."""
-
-
-@dataclass
-class _Position:
-    """How far the site has come."""
-
-    step: int = 0
-    tokens: int = 0
-    progress: float = 0.0
 
 
 class Lead:
@@ -37,11 +25,16 @@ class Lead:
 
     _feed: Feed
 
-    def __init__(self, job: Job, learner: Learner, dataset: Dataset, journal: Journal, leave: Leave):
-        self._job, self._learner, self._dataset = job, learner, dataset
-        self._journal, self._leave = journal, leave
+    def __init__(self, crew: Crew, standing: Standing):
+        self._job, self._learner, self._dataset = crew.job, crew.learner, crew.dataset
+        self._journal, self._leave = crew.journal, crew.leave
+        self._standing = standing
+        self._told_step = 0
+        """The last step that the feed and the journal were told of."""
+        self._order: Order | None = None
+        """Decided and not carried out yet: a group that broke meanwhile gets it again."""
+        job = crew.job
         self._subject = f"site {job.site}"
-        self._position = _Position()
         self._feed_state: FeedState | None = None
         spec = job.run.train
         self._writer = CheckpointWriter(job.folder / CHECKPOINTS, spec.keep_checkpoints, self._saved)
@@ -70,7 +63,11 @@ class Lead:
         self._check_same_run(found)
         self._learner.restore(found.parameters, found.moments)
         facts = found.facts
-        self._position = _Position(facts.step, facts.tokens, facts.progress)
+        reached = int(facts.feed.get("reached", facts.feed.get("cursor", 0)))
+        self._standing.position = Position(
+            step=facts.step, tokens=facts.tokens, progress=facts.progress, reached=reached
+        )
+        self._told_step = facts.step
         self._feed_state = facts.feed
         self._journal.emit(
             events.Note(
@@ -89,6 +86,13 @@ class Lead:
                     hint=f"take back the change to `{what}`, or start a new run in another folder",
                 )
 
+    def succeed(self) -> None:
+        """Stand in for a lead that died, from what the other ranks remember. The last step is told again:
+        that lead may have died before telling it.
+        """
+        self._feed_state = {"reached": self._standing.position.reached}
+        self._told_step = self._standing.position.step - 1
+
     def open(self, feed: Feed) -> None:
         if self._feed_state is not None:
             feed.restore(self._feed_state)
@@ -100,6 +104,14 @@ class Lead:
 
     def decide(self) -> Order:
         """The order at a step boundary. Here, between two steps, parameters, moments and feed agree."""
+        self._order = self._order or self._decide()
+        return self._order
+
+    def settled(self) -> None:
+        """The order was carried out."""
+        self._order = None
+
+    def _decide(self) -> Order:
         if self._leave.asked:
             return self._depart()
         now_s = time.monotonic()
@@ -125,7 +137,7 @@ class Lead:
         self._boundary_s += now_s - self._decided_s
         self._next_eval_s = now_s + self._eval_every_s
         if isfinite(loss):
-            position, version = self._position, self._feed.version
+            position, version = self._standing.position, self._feed.version
             self._journal.emit(
                 events.EvalDone(
                     site=self._job.site,
@@ -137,30 +149,40 @@ class Lead:
             )
 
     def _tell_experts(self, similarity: list[float] | None = None, *, last: bool = False) -> None:
-        counted = self._experts.take(self._position.step, time.monotonic(), similarity, last=last)
+        counted = self._experts.take(self._standing.position.step, time.monotonic(), similarity, last=last)
         if counted:
             self._journal.emit(counted)
 
-    def stepped(self, work: Work, result: StepResult, lr: float) -> None:
-        """Called after each step: the feed may change the parameters here."""
-        position = self._position
-        tokens = work.num_sequences * self._dataset.seq_len
-        position.step += 1
-        position.tokens += tokens
-        position.progress = work.progress
+    def stepped(self) -> None:
+        """Called after each step, also one that only others' memory has kept: the feed may change the
+        parameters here.
+        """
+        position, last = self._standing.position, self._standing.last
+        self.settled()
+        if last is None or position.step <= self._told_step:
+            return
+        self._told_step = position.step
         stats = StepStats(
             step=position.step,
-            ranges=work.ranges,
-            loss=result.loss,
-            tokens=tokens,
-            expert_tokens=result.expert_tokens,
-            lr=lr,
-            grad_norm=result.grad_norm,
-            step_s=result.step_s,
+            ranges=last.work.ranges,
+            loss=last.loss,
+            tokens=last.work.num_sequences * self._dataset.seq_len,
+            expert_tokens=last.expert_tokens,
+            lr=last.lr,
+            grad_norm=last.grad_norm,
+            step_s=last.step_s,
         )
         self._feed.after_step(stats)
         self._tell(stats)
-        self._experts.add(result.experts)
+        self._tell_bad(last)
+
+    def caught_up(self) -> None:
+        """After the group was formed anew: a step that another rank has finished for all is told."""
+        if self._standing.position.step > self._told_step:
+            self.stepped()
+
+    def count_experts(self, experts: ExpertStats) -> None:
+        self._experts.add(experts)
         self._tell_experts()
 
     def _tell(self, stats: StepStats) -> None:
@@ -179,11 +201,14 @@ class Lead:
             )
         )
         self._boundary_s, self._waited_s = now_s, waited_s
-        if not isfinite(stats.grad_norm):
-            self._fault(
-                "gradient_not_finite", f"step {stats.step} was left out, its norm was {stats.grad_norm}"
-            )
-        self._line.after_step(stats.step, stats.loss, stats.tokens, self._position.progress)
+        self._line.after_step(stats.step, stats.loss, stats.tokens, self._standing.position.progress)
+
+    def _tell_bad(self, last: LastStep) -> None:
+        if isfinite(last.grad_norm):
+            return
+        step, names = self._standing.position.step, ", ".join(map(str, last.bad_ranks))
+        of = f"; the gradient of rank {names} was not finite before the exchange" if names else ""
+        self._fault("gradient_not_finite", f"step {step} was left out, its norm was {last.grad_norm}{of}")
 
     def close(self) -> None:
         """After the last order: the last checkpoint, where leaving has not written it."""
@@ -194,7 +219,7 @@ class Lead:
             self._writer.wait(LAST_SAVE_S)
 
     def _save(self) -> None:
-        position = self._position
+        position = self._standing.position
         facts = Facts(
             step=position.step,
             tokens=position.tokens,

@@ -1,8 +1,9 @@
 """A model in training on this rank: one optimizer step, one evaluation. Knows nothing of feeds and files."""
 
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from math import isfinite
 
 import numpy as np
 import torch
@@ -10,6 +11,7 @@ from torch import Tensor
 
 from isthmus.comm.collective import Collective
 from isthmus.errors import IsthmusError
+from isthmus.faults.page import PageWriter, Phase
 from isthmus.models.transformer import Transformer
 from isthmus.parallel.data_parallel import DataParallel
 from isthmus.spec.run import TrainSpec
@@ -19,6 +21,7 @@ from isthmus.train.optimizer import clip_gradients, make_optimizer
 from isthmus.weights.tensorfile import Arrays
 
 MAX_LOST_STEPS = 10
+_BITS = {2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
 @dataclass(frozen=True)
@@ -32,6 +35,10 @@ class StepResult:
     expert_tokens: list[int]
     """Tokens each expert worked on, of one MoE layer after the other."""
     experts: ExpertStats
+    rank_losses: list[float]
+    """Mean cross entropy of each rank's own rows."""
+    bad_ranks: list[int]
+    """Ranks whose own gradient, before the exchange, was not finite."""
     step_s: float
     notices: int
     """Ranks that passed `notice`."""
@@ -44,9 +51,17 @@ class Learner:
         micro_batch: rows of one forward and backward; gradients of the micro-batches add up.
     """
 
-    def __init__(self, model: Transformer, spec: TrainSpec, group: Collective, micro_batch: int):
+    def __init__(
+        self,
+        model: Transformer,
+        spec: TrainSpec,
+        group: Collective,
+        micro_batch: int,
+        page: PageWriter | None = None,
+    ):
         self.model = model
         self.group = group
+        self.page = page or PageWriter()
         self.micro_batch = micro_batch
         self.device = str(model.head_weight.device)
         trained = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
@@ -63,8 +78,9 @@ class Learner:
         Where the gradient is not finite nothing changes; `MAX_LOST_STEPS` times in a row raise IsthmusError.
         """
         start_s = time.perf_counter()
-        sums = self._backward(rows)
-        num_targets = self._parallel.finish()
+        sums, facts_3R, num_targets = self._exchange(rows, notice)
+        self.page.phase(Phase.UPDATE)
+        # From here on no other rank is needed: the step is done on this one, or it was never begun.
         grad_norm = clip_gradients(self._parameters, self._grad_clip)
         if np.isfinite(grad_norm):
             self.optimizer.step(lr)
@@ -74,18 +90,38 @@ class Learner:
             self._give_up_at_last()
         for parameter in self._parameters:
             parameter.grad = None
-        sums[0] = float(notice)
-        self.group.all_reduce_(sums)
-        notices, loss = sums[:2].tolist()
-        experts = self._balancer.update(sums[2:])
+        (notices, loss), experts = sums[:2].tolist(), self._balancer.update(sums[2:])
+        targets, losses, norms = facts_3R.tolist()
+        rank_losses = [loss / max(count, 1.0) for loss, count in zip(losses, targets, strict=True)]
+        norms = norms if len(norms) > 1 else [grad_norm]
+        self.page.saw(norms[self.group.rank], rank_losses[self.group.rank])
         return StepResult(
             loss=loss / max(num_targets, 1),
             grad_norm=grad_norm,
             expert_tokens=experts.worked_tokens.flatten().long().tolist(),
             experts=experts,
+            rank_losses=rank_losses,
+            bad_ranks=[rank for rank, norm in enumerate(norms) if not isfinite(norm)],
             step_s=time.perf_counter() - start_s,
             notices=int(notices),
         )
+
+    def _exchange(self, rows: Rows, notice: bool) -> tuple[Tensor, Tensor, int]:
+        """All that ranks have to tell each other in a step: afterwards each has the mean gradient.
+
+        Returns fp32 [notices, summed cross entropy, what the routers did...]; by rank its targets, its summed
+        cross entropy and the norm of its own gradient, [3, ranks]; and the targets of all.
+        """
+        sums = self._backward(rows)
+        self.page.phase(Phase.EXCHANGE)
+        num_targets = self._parallel.finish()
+        facts_3R = torch.zeros(3, self.group.world_size, device=self.device)
+        facts_3R[:2, self.group.rank] = sums[:2]
+        facts_3R[2, self.group.rank] = self._parallel.own_norm
+        sums[0] = float(notice)
+        both = torch.cat([sums, facts_3R.flatten()])
+        self.group.all_reduce_(both)
+        return both[: len(sums)], both[len(sums) :].view_as(facts_3R), num_targets
 
     def _give_up_at_last(self) -> None:
         if self._lost_steps >= MAX_LOST_STEPS:
@@ -95,13 +131,16 @@ class Learner:
             )
 
     def _backward(self, rows: Rows) -> Tensor:
-        """Adds up the gradient; fp32 [free, summed cross entropy, what the routers did...] of this rank."""
+        """Adds up the gradient; fp32 [targets, summed cross entropy, what the routers did...] of its own."""
         sums = torch.cat([torch.zeros(2, device=self.device), self._balancer.zeros()])
         balance, left = self._balancer.now, len(rows[0])
         for tokens_BT, targets_BT, doc_ids_BT in micro_batches(rows, self.micro_batch, self.device):
             left -= len(tokens_BT)
+            self.page.phase(Phase.FORWARD)
             output = self.model(tokens_BT, targets_BT, doc_ids_BT, balance)
+            self.page.phase(Phase.BACKWARD)
             self._parallel.backward(output.loss, output.num_targets, last=left == 0)
+            sums[0] += output.num_targets
             sums[1] += output.ce_loss.detach() * output.num_targets
             self._balancer.add(sums[2:], output.routing)
         return sums
@@ -118,12 +157,35 @@ class Learner:
         total, count = sums.tolist()
         return total / count if count else float("nan")
 
-    def take_from_root(self, moments: bool = False) -> None:
-        """All ranks take rank 0's parameters, and its moments if asked."""
-        self._parallel.broadcast_parameters()
+    def restart(self) -> None:
+        """After the group broke or changed: nothing of the step in hand is left."""
+        self._parallel.restart()
+
+    def take_from_root(self, moments: bool = False, root: int = 0) -> None:
+        """All ranks take the root's parameters, and its moments if asked."""
+        self._parallel.broadcast_parameters(root)
         if moments:
             for tensor in self._moments().values():
-                self.group.broadcast_(tensor)
+                self.group.broadcast_(tensor, root)
+
+    @torch.no_grad()
+    def checksum(self, piece: int, pieces: int) -> int:
+        """Of one of `pieces` equal parts of the parameters: the sum of their bit patterns. Ranks that hold
+        the same bits have the same one, whatever the order of adding; one flipped bit changes it.
+        """
+        total = 0
+        for bits, start, stop in self._parts(piece, pieces):
+            total += int(bits[start:stop].sum(dtype=torch.int64))
+        return total & (2**63 - 1)
+
+    def _parts(self, piece: int, pieces: int) -> Iterator[tuple[Tensor, int, int]]:
+        size = sum(parameter.numel() for parameter in self._parameters)
+        first, last, offset = size * piece // pieces, size * (piece + 1) // pieces, 0
+        for parameter in self._parameters:
+            start, stop = max(0, first - offset), min(parameter.numel(), last - offset)
+            if start < stop:
+                yield parameter.detach().view(-1).view(_BITS[parameter.element_size()]), start, stop
+            offset += parameter.numel()
 
     def parameters(self) -> dict[str, np.ndarray]:
         """By name, on the host; where they live there, these are the parameters' own memory."""

@@ -5,83 +5,193 @@ checkpoints, and decides what is due; its decision at each step boundary reaches
 """
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 import torch
 
 from isthmus import chips
-from isthmus.comm.collective import Collective
-from isthmus.data.dataset import Dataset
+from isthmus.comm.collective import Collective, GroupBrokenError
 from isthmus.data.loader import rank_rows
-from isthmus.journal.writer import Journal
+from isthmus.errors import UnreachableError
+from isthmus.faults.page import PageWriter, Phase
 from isthmus.models.init import init_weights
 from isthmus.models.transformer import Transformer
 from isthmus.train.batches import Batches, Rows
 from isthmus.train.export import check_start
 from isthmus.train.feed import Done, Feed, Work
-from isthmus.train.job import Job, Outcome
+from isthmus.train.job import Crew, Job, Outcome
 from isthmus.train.lead import Lead
 from isthmus.train.learner import Learner
-from isthmus.train.orders import share_order
+from isthmus.train.orders import Order, share_order
+from isthmus.train.points import Point
 from isthmus.train.schedule import learning_rate
-from isthmus.train.signals import Leave
+from isthmus.train.standing import Standing, find_donor, take_state
 from isthmus.weights.folder import open_model
 from isthmus.weights.source import Floats
 
 OpenFeed = Callable[[Learner], Feed]
 """Makes rank 0's feed, once the model holds its first (or resumed) parameters."""
 
+HASHED_PARTS = 64
+"""The parameters are hashed part by part, one after each step: ranks that differ are found within as many."""
+
+
+class Keeping(Protocol):
+    """How a rank is kept alive. Without, a group that breaks ends it."""
+
+    def rejoin(self, error: UnreachableError, step: int) -> None:
+        """The group broke: take a place in the next one. Raises UnreachableError where none is to come."""
+        ...
+
+    def joined(self, step: int) -> None:
+        """This rank stands at the group's common step."""
+        ...
+
+    def at(self, point: Point, step: int) -> None:
+        """A place where faults may be made on purpose."""
+        ...
+
 
 def train(
-    job: Job, dataset: Dataset, group: Collective, journal: Journal, leave: Leave, open_feed: OpenFeed
+    crew: Crew,
+    open_feed: OpenFeed,
+    keeping: Keeping | None = None,
+    finish: Callable[[], None] | None = None,
 ) -> Outcome:
-    """Train until the feed is done or `leave` is asked. All ranks of the site call this.
+    """Train until the feed is done or leaving is asked. All ranks of the site call this.
 
-    Resumes from the site's newest sound checkpoint; the number of ranks may have changed since. `journal` and
-    `open_feed` are rank 0's. Raises IsthmusError where gradients stay non-finite, and CorruptError where no
-    checkpoint is sound.
+    Resumes from the site's newest sound checkpoint; the number of ranks may have changed since. `open_feed`
+    and `finish`, called before the ranks part, are rank 0's. Where the group breaks and `keeping` finds the
+    rank a place in another, training goes on from the furthest step that any rank has done. Raises
+    IsthmusError where gradients stay non-finite, and CorruptError where no checkpoint is sound.
     """
-    learner = build_learner(job, group)
-    lead = None
-    if group.rank == 0:
-        lead = Lead(job, learner, dataset, journal, leave)
-        lead.resume()
-        lead.open(open_feed(learner))
-    learner.take_from_root(moments=True)
-    held_out = _own_rows(dataset.held_out(job.run.train.eval_sequences), group)
-    loss = held_out_loss = float("nan")
-
-    with Batches(dataset, group.rank, group.world_size) as batches:
-        while True:
-            order = share_order(group, lead.decide if lead else None)
-            if order.offer.new_parameters:
-                learner.take_from_root()
-            if order.offer.reset_moments:
-                learner.optimizer.reset()
-            if order.evaluate:
-                held_out_loss = learner.evaluate(held_out)
-                if lead:
-                    lead.evaluated(held_out_loss)
-            task = order.offer.task
-            if isinstance(task, Done):
-                break
-            if isinstance(task, Work):
-                lr = learning_rate(job.run.train, task.progress)
-                result = learner.step(batches.load(task.ranges), lr, notice=leave.asked)
-                loss = result.loss
-                if result.notices:
-                    leave.ask("a notice to one of its ranks")
-                if lead:
-                    lead.stepped(task, result, lr)
-    if lead:
-        lead.close()
-    return Outcome(task.reason, loss, held_out_loss)
+    rank = Rank(crew, open_feed, keeping, finish)
+    while True:
+        try:
+            rank.join()
+            return rank.steps()
+        except GroupBrokenError as error:
+            if keeping is None:
+                raise
+            keeping.rejoin(error, rank.standing.position.step)
 
 
-def build_learner(job: Job, group: Collective) -> Learner:
+class Rank:
+    """One rank's part: `join` after each forming of the group, then `steps` until the end."""
+
+    def __init__(
+        self,
+        crew: Crew,
+        open_feed: OpenFeed,
+        keeping: Keeping | None,
+        finish: Callable[[], None] | None,
+    ):
+        self._crew, self._open_feed, self._finish = crew, open_feed, finish
+        self._keeping = keeping
+        self.standing = Standing()
+        self._lead: Lead | None = None
+        self._outcome = Outcome("", float("nan"), float("nan"))
+
+    def join(self) -> None:
+        """Come to stand where the furthest rank stands; where none has any state, where rank 0 resumes."""
+        group, learner, standing = self._crew.group, self._crew.learner, self.standing
+        learner.restart()
+        donor, step, is_even = find_donor(group, standing)
+        is_lead = group.rank == 0
+        if step < 0 and is_lead and self._lead is None:
+            self._lead = self._new_lead(Lead.resume)
+        if step < 0 or not is_even:
+            take_state(group, learner, standing, donor if step >= 0 else 0)
+        if is_lead and self._lead is None:
+            self._lead = self._new_lead(Lead.succeed)
+        if self._lead:
+            self._lead.caught_up()
+        learner.page.regrouped(getattr(group, "generation", 0), standing.position.step)
+        if self._keeping:
+            self._keeping.joined(standing.position.step)
+
+    def _new_lead(self, start: Callable[[Lead], None]) -> Lead:
+        lead = Lead(self._crew, self.standing)
+        start(lead)
+        lead.open(self._open_feed(self._crew.learner))
+        return lead
+
+    def steps(self) -> Outcome:
+        """Until the feed is done."""
+        crew, lead = self._crew, self._lead
+        held_out = _own_rows(crew.dataset.held_out(crew.job.run.train.eval_sequences), crew.group)
+        with Batches(crew.dataset, crew.group.rank, crew.group.world_size) as batches:
+            while True:
+                crew.learner.page.phase(Phase.BOUNDARY)
+                order = share_order(crew.group, lead.decide if lead else None)
+                self._take_offer(order)
+                if order.evaluate:
+                    self._evaluate(held_out)
+                task = order.offer.task
+                if isinstance(task, Done):
+                    return self._end(task.reason)
+                if isinstance(task, Work):
+                    self._step(batches, task)
+                elif lead:
+                    lead.settled()
+
+    def _take_offer(self, order: Order) -> None:
+        if order.offer.new_parameters:
+            self._crew.learner.take_from_root()
+        if order.offer.reset_moments:
+            self._crew.learner.optimizer.reset()
+
+    def _evaluate(self, held_out: Rows) -> None:
+        self._crew.learner.page.phase(Phase.EVALUATE)
+        loss = self._crew.learner.evaluate(held_out)
+        self._outcome = replace(self._outcome, held_out_loss=loss)
+        if self._lead:
+            self._lead.evaluated(loss)
+
+    def _step(self, batches: Batches, work: Work) -> None:
+        crew, standing, page = self._crew, self.standing, self._crew.learner.page
+        lr = learning_rate(crew.job.run.train, work.progress)
+        self._at(Point.STEP)
+        page.phase(Phase.LOAD)
+        self._at(Point.DATA)
+        rows = batches.load(work.ranges)
+        result = crew.learner.step(rows, lr, notice=crew.leave.asked)
+        standing.stepped(work, result, lr, crew.dataset.seq_len)
+        step = standing.position.step
+        page.end_step(step)
+        part = step % HASHED_PARTS
+        page.hashed(step, part, crew.learner.checksum(part, HASHED_PARTS))
+        self._outcome = replace(self._outcome, loss=result.loss)
+        if result.notices:
+            crew.leave.ask("a notice to one of its ranks")
+        if self._lead:
+            self._lead.stepped()
+            self._lead.count_experts(result.experts)
+
+    def _end(self, reason: str) -> Outcome:
+        """The others stay until rank 0 has written what is left: they are its memory till then."""
+        page = self._crew.learner.page
+        page.phase(Phase.CHECKPOINT)
+        if self._lead:
+            self._lead.close()
+            if self._finish and not self._crew.leave.asked:
+                self._finish()
+        self._crew.group.barrier()
+        page.leave()
+        return replace(self._outcome, reason=reason)
+
+    def _at(self, point: Point) -> None:
+        if self._keeping:
+            self._keeping.at(point, self.standing.position.step)
+
+
+def build_learner(job: Job, group: Collective, page: PageWriter | None = None) -> Learner:
     """The model with its first weights, and what trains it."""
-    return Learner(build_model(job, group), job.run.train, group, job.plan.site(job.site).micro_batch)
+    micro_batch = job.plan.site(job.site).micro_batch
+    return Learner(build_model(job, group), job.run.train, group, micro_batch, page)
 
 
 def build_model(job: Job, group: Collective) -> Transformer:

@@ -31,8 +31,9 @@ def test_an_entry_names_what_it_rests_on(entry: Entry):
 
 @pytest.mark.parametrize("entry", ENTRIES, ids=lambda entry: entry.id)
 def test_its_own_lines_lead_to_it_whatever_stands_before_them(entry: Entry, signatures: Signatures):
+    anchored = any(text.startswith("^") for text in entry.signature)  # the output of a tool, not of a rank
     for line in entry.tests:
-        for prefix in PREFIXES:
+        for prefix in PREFIXES[:1] if anchored else PREFIXES:
             assert entry.id in [hit.id for hit in signatures.hits(prefix + line)], prefix + line
 
 

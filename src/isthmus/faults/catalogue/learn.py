@@ -24,22 +24,36 @@ _WEAK = re.compile(
     r"Traceback \(most recent call last\)|^\s*File \"|ChildFailedError|^\s*raise |\bINFO\b|exitcode"
 )
 _PREFIX = re.compile(
-    r"^(?:\s*(?:\[(?:rank|default)?\d+\]:?|\([^)]{0,60}pid=\d+[^)]{0,40}\)|\d+:"
-    r"|\[?\d{4}-\d\d-\d\d[ T_]\d\d:\d\d:\d\d[\d.,:+Z]*\]?|[IWE]\d{4} \d\d:\d\d:\d\d\.\d+|\[[A-Z]{4,8}\]))+\s*"
+    r"^(?:\s*(?:"
+    r"\[(?:rank|default)?\d+\]:?|\d+:"  # the rank, as torchrun and srun write it
+    r"|\([^)]{0,60}pid=\d+[^)]{0,40}\)"  # Ray
+    r"|\[?\d{4}-\d\d-\d\d[ T_-]\d\d:\d\d:\d\d[\d.,:+Z]*\]?|\[\s*\d+\.\d+\]"
+    r"|[A-Z][a-z]{2} +\d+ \d\d:\d\d:\d\d \S+ \w+(?:\[\d+\])?:|kern +:\w+ +:"  # syslog, dmesg
+    r"|\[[A-Z][a-z]{2} [A-Z\d][^\]]{9,22}\]|\[tid \d+\]"
+    r"|\[?[IWEF]\d{3,4} \d\d:\d\d:\d\d\.\d+(?: \d+)?(?: \S+:\d+\])?|\[[IWEF] \S+:\d+\]"  # glog
+    r"|\[(?:PG [^\]]{1,60}|Rank \d+)\]"
+    r"|\[?(?:DEBUG|INFO|WARNING|WARN|ERROR|CRITICAL|EVENT)\]?:?(?=\s)"
+    r"|[A-Z]+\(\d+,[^)]{1,40}\):|\[[\w./-]+\.\w+:\d+\]"  # CANN: module, process, place
+    r"))+\s*"
 )
 _RANK = re.compile(r"\[(?:rank|default)(\d+)\]|\b[Rr]ank[ :=]*(\d+)\b")
 
 _CHANGING = (
     ("uuid", r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}", r"[0-9a-f-]{36}"),
-    ("time", r"\d{4}-\d\d-\d\d[ T_]\d\d:\d\d:\d\d[\d.,]*Z?", r"\d{4}-\d\d-\d\d.\d\d:\d\d:\d\d[\d.,]*Z?"),
+    ("time", r"\d{4}-\d\d-\d\d[ T_-]\d\d:\d\d:\d\d[\d.,]*Z?", r"\d{4}-\d\d-\d\d.\d\d:\d\d:\d\d[\d.,]*Z?"),
     ("url", r"https?://[^\s'\"]+", r"https?://\S+"),
     ("ip", r"\b\d{1,3}(?:\.\d{1,3}){3}(?::\d+)?", r"\d+\.\d+\.\d+\.\d+(?::\d+)?"),
     ("path", r"(?<![\w/])(?:~|\.{1,2})?/[\w.@+-]+(?:/[\w.@+-]*)+", r"\S+"),
     ("pci", r"\b[0-9a-f]{4}:[0-9a-f]{2}:[0-9a-f]{2}(?:\.\d)?\b", r"[0-9a-f:.]+"),
     ("hex", r"\b0x[0-9a-fA-F]+\b", r"0x[0-9a-fA-F]+"),
     ("hash", r"\b(?=[0-9a-f]*\d)(?=[0-9a-f]*[a-f])[0-9a-f]{8,}\b", r"[0-9a-f]+"),
-    ("number", r"-?\d+(?:[.,]\d+)*(?:e[+-]?\d+)?", r"-?[\d.,]+(?:e[+-]?\d+)?"),
+    ("name", r"\b(?:[A-Z]{1,4}\d{4,}|[A-Za-z]+\d{1,2}[A-Za-z_]+)", ""),
+    ("number", r"-?\d+(?:[.,]\d+)*(?:e[+-]?\d+)?", r"[-+\d.,e]+"),
 )  # fmt: skip
+"""What differs from one time to the next: (kind, how it is found, what stands for it in a signature).
+
+Names such as P2P and codes such as E30008 stay as they are.
+"""
 _TOKEN = re.compile("|".join(f"(?P<{name}>{found})" for name, found, _ in _CHANGING))
 _CLASS_OF = {name: made for name, _, made in _CHANGING}
 
@@ -111,7 +125,7 @@ def generalise(line: str) -> str:
     message = _message(line)
     parts, at = [], 0
     for found in _TOKEN.finditer(message):
-        parts += [_literal(message[at : found.start()]), _CLASS_OF[found.lastgroup or "number"]]
+        parts += [_literal(message[at : found.start()]), _CLASS_OF[found.lastgroup or ""] or found[0]]
         at = found.end()
         if sum(map(len, parts)) > MAX_SIGNATURE:
             return "".join(parts)

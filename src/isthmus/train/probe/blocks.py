@@ -21,12 +21,13 @@ from isthmus.spec.fleet import FleetSpec, NodeSpec, SiteSpec
 from isthmus.spec.run import RunSpec
 from isthmus.train.batches import Batches
 from isthmus.train.feed import LocalFeed, Offer, Work
-from isthmus.train.job import Job
+from isthmus.train.job import Crew, Job
 from isthmus.train.lead import Lead
 from isthmus.train.loop import build_model
 from isthmus.train.orders import share_order
 from isthmus.train.probe.stamps import KeptBytes, Passes, StampedLearner, Stamps, by_step
 from isthmus.train.signals import Leave
+from isthmus.train.standing import Standing
 from isthmus.units import Count, Seconds
 
 SITE = "probe"
@@ -97,10 +98,11 @@ class Bench:
         self.stamps = Stamps(self.chip)
         self.learner = StampedLearner(build_model(job, group), job.run.train, group, self.stamps)
         self._feed = _Feed(job.plan.total_samples)
+        self._standing = Standing()
         self._lead: Lead | None = None
         if group.rank == 0:
             journal = self._exit.enter_context(Journal(job.folder, f"rank/{SITE}/0"))
-            self._lead = Lead(job, self.learner, self._dataset, journal, Leave())
+            self._lead = Lead(Crew(job, self._dataset, group, self.learner, journal, Leave()), self._standing)
             self._lead.open(self._feed)
         self._batches = self._exit.enter_context(Batches(self._dataset, group.rank, group.world_size))
         return self
@@ -116,8 +118,10 @@ class Bench:
             task = share_order(self.group, self._lead.decide if self._lead else None).offer.task
             assert isinstance(task, Work)
             result = self.learner.step(self._batches.load(task.ranges), self._lr)
+            self._standing.stepped(task, result, self._lr, self._dataset.seq_len)
             if self._lead:
-                self._lead.stepped(task, result, self._lr)
+                self._lead.stepped()
+                self._lead.count_experts(result.experts)
         return by_step(self.stamps.take())[1:]
 
     def kept(self, size: int) -> dict[str, int]:

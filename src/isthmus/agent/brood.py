@@ -1,0 +1,183 @@
+"""The processes of a node: forked by a nursery, watched through their descriptors, killed."""
+
+import contextlib
+import ctypes
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import msgspec
+
+from isthmus import leash
+from isthmus.errors import IsthmusError
+
+_PR_SET_CHILD_SUBREAPER = 36
+_NURSERY = "isthmus.train.nursery"
+START_S = 120.0
+"""Until a nursery has imported what it needs, on a busy machine."""
+
+
+class Birth(msgspec.Struct, frozen=True, kw_only=True):
+    """What a nursery is asked for; see `isthmus.train.nursery`."""
+
+    process: str
+    module: str
+    arguments: list[str]
+    log: str
+    env: dict[str, str] = {}
+    threads: int = 1
+
+
+@dataclass(frozen=True)
+class Exit:
+    """`code`: negative for a signal; None where another process was its parent."""
+
+    process: str
+    code: int | None
+
+
+@dataclass
+class Brood:
+    """Owns the nursery and a descriptor of each process.
+
+    Args:
+        log: of the nursery itself.
+        cpus: that the processes may use, those of one after the other place.
+    """
+
+    log: Path
+    env: Mapping[str, str] = field(default_factory=dict)
+    pids: dict[str, int] = field(default_factory=dict)
+    _descriptors: dict[int, str] = field(default_factory=dict)
+    _nursery: subprocess.Popen[bytes] | None = None
+    _pending: bytes = b""
+    _waiting: list[Birth] = field(default_factory=list)
+    """Asked for while the nursery was not ready."""
+    _ready: bool = False
+    _since_s: float = 0.0
+
+    def open(self) -> None:
+        """Orphans of the nursery become children of this process."""
+        ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1)
+        self._start_nursery()
+
+    def _start_nursery(self) -> None:
+        single = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+        self.log.parent.mkdir(parents=True, exist_ok=True)
+        with open(self.log, "ab") as log:
+            self._nursery = subprocess.Popen(
+                leash.command(_NURSERY, []),
+                env={**os.environ, **self.env, **single, "RAYON_NUM_THREADS": "1"},
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=log,
+                start_new_session=True,
+            )
+        self._ready, self._pending, self._since_s = False, b"", time.monotonic()
+
+    @property
+    def descriptors(self) -> Sequence[int]:
+        """Readable when there is something to `reap` or the nursery has an answer."""
+        answers = [self._nursery.stdout.fileno()] if self._nursery and self._nursery.stdout else []
+        return [*answers, *self._descriptors]
+
+    def bear(self, birth: Birth) -> None:
+        """Fork it as soon as the nursery is ready."""
+        self._waiting.append(birth)
+        self._ask()
+
+    def _ask(self) -> None:
+        if not (self._ready and self._nursery and self._nursery.stdin):
+            return
+        for birth in self._waiting:
+            with contextlib.suppress(BrokenPipeError):
+                self._nursery.stdin.write(msgspec.json.encode(birth) + b"\n")
+                self._nursery.stdin.flush()
+        self._waiting.clear()
+
+    def adopt(self, process: str, pid: int) -> None:
+        """Watch a process that an earlier life of this agent has started."""
+        if process not in self.pids:
+            with contextlib.suppress(ProcessLookupError):
+                self._watch(process, pid)
+
+    def _watch(self, process: str, pid: int) -> None:
+        self.pids[process] = pid
+        self._descriptors[os.pidfd_open(pid)] = process
+
+    def hear(self) -> list[str]:
+        """Processes that the nursery has borne since the last call. Raises IsthmusError where it cannot
+        start.
+        """
+        assert self._nursery
+        assert self._nursery.stdout
+        answer = os.read(self._nursery.stdout.fileno(), 1 << 16)
+        if not answer:
+            self._nursery_died()
+            return []
+        self._pending += answer
+        *lines, self._pending = self._pending.split(b"\n")
+        born: list[str] = []
+        for line in lines:
+            if line == b"ready":
+                self._ready = True
+                self._ask()
+                continue
+            process, pid = line.decode().split()
+            self.adopt(process, int(pid))
+            born.append(process)
+        return born
+
+    def _nursery_died(self) -> None:
+        """Its children live on. One that cannot even start is an error of the installation."""
+        assert self._nursery
+        code = self._nursery.wait()
+        if not self._ready and time.monotonic() < self._since_s + START_S and code > 0:
+            words = self.log.read_text(errors="replace").splitlines()[-12:]
+            raise IsthmusError("ranks cannot be started\n" + "\n".join(words), where=str(self.log))
+        self._start_nursery()
+
+    def reap(self, descriptor: int) -> Exit | None:
+        """The process behind a readable descriptor, which is gone."""
+        process = self._descriptors.pop(descriptor, None)
+        if process is None:
+            return None
+        os.close(descriptor)
+        pid = self.pids.pop(process)
+        try:
+            _, status = os.waitpid(pid, 0)
+        except ChildProcessError:
+            return Exit(process, None)
+        return Exit(process, os.waitstatus_to_exitcode(status))
+
+    def kill(self, process: str) -> bool:
+        """With all it has started, now. False if there is none."""
+        pid = self.pids.get(process)
+        if pid is None:
+            return False
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(pid, signal.SIGKILL)
+        return True
+
+    def pin(self, process: str, cpus: frozenset[int]) -> None:
+        """All threads of the process run there from now on."""
+        pid = self.pids.get(process)
+        if pid is None or not cpus:
+            return
+        with contextlib.suppress(OSError):
+            for thread in os.listdir(f"/proc/{pid}/task"):
+                os.sched_setaffinity(int(thread), cpus)
+
+    def close(self) -> None:
+        """Kills every process, and the nursery."""
+        for process in list(self.pids):
+            self.kill(process)
+        if self._nursery:
+            self._nursery.kill()
+            self._nursery.wait()

@@ -1,0 +1,94 @@
+"""Forks ranks from a process that has imported all they need: `python -m isthmus.train.nursery`.
+
+A fresh interpreter imports torch for seconds, a fork has it. Only a process that never ran a second thread
+may be forked, and never one that holds an accelerator's context: this one computes nothing. Orders come on
+standard input, a JSON object a line (`Birth`); each is answered on standard output by "process pid". The
+child's parent is whoever started this nursery, if that is a subreaper: the child outlives the nursery, and
+its end is seen there.
+"""
+
+import os
+import sys
+import traceback
+from pathlib import Path
+from typing import NoReturn
+
+import msgspec
+
+READY = "ready"
+
+
+class Birth(msgspec.Struct, frozen=True, kw_only=True):
+    """One process to fork."""
+
+    process: str
+    module: str
+    """Its `main(arguments) -> exit code` is run."""
+    arguments: list[str]
+    log: str
+    env: dict[str, str] = {}
+    threads: int = 1
+
+
+def main() -> None:
+    import torch
+
+    torch.set_num_threads(1)
+    import isthmus.train.__main__  # noqa: F401
+
+    print(READY, flush=True)
+    for line in sys.stdin:
+        birth = msgspec.json.decode(line, type=Birth)
+        check_single_threaded()
+        middle = os.fork()
+        if middle == 0:
+            _orphan(birth)
+        os.waitpid(middle, 0)
+
+
+def check_single_threaded() -> None:
+    """A lock that another thread holds at a fork is held for ever in the child."""
+    threads = os.listdir("/proc/self/task")
+    assert len(threads) == 1, f"the nursery has {len(threads)} threads"
+
+
+def _orphan(birth: Birth) -> NoReturn:
+    child = os.fork()
+    if child:
+        os.write(1, f"{birth.process} {child}\n".encode())
+        os._exit(0)
+    code = 1
+    try:
+        code = _live(birth)
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+
+
+def _live(birth: Birth) -> int:
+    import importlib
+
+    import torch
+
+    os.setsid()
+    write_to(Path(birth.log))
+    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+    os.environ.update(birth.env)
+    torch.set_num_threads(birth.threads)
+    return importlib.import_module(birth.module).main(birth.arguments)
+
+
+def write_to(log: Path) -> None:
+    """Standard output and error of this process go to the end of this file from now on."""
+    log.parent.mkdir(parents=True, exist_ok=True)
+    file = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+    for descriptor in (1, 2):
+        os.dup2(file, descriptor)
+    os.close(file)
+
+
+if __name__ == "__main__":
+    main()
