@@ -5,12 +5,10 @@ import re
 import msgspec
 
 MAX_TEXT = 2000
-_HEAD = 160
-"""Characters in which a line's time is looked for."""
 
 
 class Line(msgspec.Struct, frozen=True, kw_only=True):
-    """A line that matters. `text` has no prefixes such as `[rank3]:`; `raw` is what the file holds."""
+    """A line that matters. `text` has no prefixes such as `[rank3]:`."""
 
     file: str
     number: int

@@ -2,6 +2,8 @@
 
 from collections.abc import Sequence
 
+from msgspec.structs import replace
+
 from isthmus.faults.diagnose.lines import Line
 from isthmus.faults.diagnose.scan import Scanned
 
@@ -13,8 +15,6 @@ def merge(scanned: Sequence[Scanned]) -> list[Line]:
     """The lines of all parts of one file after another: numbers count through the file."""
     lines: list[Line] = []
     before: dict[str, int] = {}
-    from msgspec.structs import replace
-
     for each in scanned:
         offset = before.get(each.part.name, 0)
         before[each.part.name] = offset + each.num_lines
