@@ -9,10 +9,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from isthmus.faults.catalogue.load import load_catalogue
-
 from isthmus.errors import NotFoundError
 from isthmus.faults.catalogue.entry import Entry
+from isthmus.faults.catalogue.load import load_catalogue
 from isthmus.faults.diagnose.run import diagnose
 from isthmus.faults.diagnosis import Diagnosis
 from isthmus_bench.document import Result
