@@ -119,7 +119,7 @@ def view() -> RunView:
 
 
 def rendered(view: RunView, now_s: float) -> str:
-    console = Console(width=120, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
+    console = Console(width=124, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
     console.print(tables.status(view, now_s))
     console.file.close()
     return "\n".join(line.rstrip() for line in console.export_text().splitlines())

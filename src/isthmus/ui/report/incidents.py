@@ -148,7 +148,9 @@ def _short(subject: str) -> str:
 
 
 def _key() -> list[tuple[str, str]]:
-    return [(word, f"var(--{name})") for name, word in WORDS.items()] + [("not over", "var(--bad)")]
+    return [(word, f"var(--{name})") for name, word in WORDS.items()] + [
+        ("not over", "color-mix(in srgb, var(--bad) 45%, transparent)")
+    ]
 
 
 def _tables(view: RunView, told: Sequence[IncidentFigures]) -> list[str]:
