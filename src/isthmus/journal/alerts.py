@@ -128,7 +128,8 @@ def _fault(event: events.Fault) -> tuple[Level, str, str, str]:
     site = site_of_agent(event.source)
     if not site:
         return level, event.kind, event.subject, event.detail
-    after = f", found after {event.wall_s - event.began_s:.2f} s" if 0 < event.began_s <= event.wall_s else ""
+    found_s = event.wall_s - event.began_s if event.began_s else 0.0
+    after = f", found after {found_s:.2f} s" if found_s >= 0.005 else ""
     text = (
         f"{event.subject}: {event.kind.replace('_', ' ')}{after}: {_sentence(event.detail)} The agent of "
         f"{site} is on it: a diagnosis and 'healed' follow. If not within a minute: `isthmus status RUN`."
