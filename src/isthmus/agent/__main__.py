@@ -15,9 +15,12 @@ from pathlib import Path
 import msgspec
 
 from isthmus.agent.brood import Birth, Brood
+from isthmus.agent.diagnoser import Diagnoser
+from isthmus.agent.drills import Drills
 from isthmus.agent.keeper import Keeper, Site
 from isthmus.agent.launch import split_cpus
 from isthmus.agent.live import live_folder, remove
+from isthmus.agent.stacks import Stacks
 from isthmus.agent.watch import Watcher
 from isthmus.errors import IsthmusError
 from isthmus.heal.actions import End
@@ -70,7 +73,15 @@ def keep(run: RunDir, name: str, line: str, cpus: str) -> End:
 
     site = Site(name, size, folder, live, birth, logs, shares, Policy())
     with Journal(run.path, f"agent/{name}") as journal:
-        keeper = Keeper(site, journal, Brood(run.logs / f"nursery-{name}.log"), Watcher(live))
+        keeper = Keeper(
+            site,
+            journal,
+            Brood(run.logs / f"nursery-{name}.log"),
+            Watcher(live, folder),
+            Stacks(run.logs, name),
+            Drills.open(run, name, live, size),
+            Diagnoser(),
+        )
 
         def ask(number: int, frame: object) -> None:
             keeper.leave_asked = signal.Signals(number).name

@@ -3,9 +3,8 @@ does what that says. It may be killed at any time: the ranks train on, and its n
 """
 
 import contextlib
-import os
 import selectors
-import socket
+import signal
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -14,13 +13,18 @@ from pathlib import Path
 import msgspec
 
 from isthmus.agent.brood import Birth, Brood
+from isthmus.agent.diagnoser import Diagnoser
+from isthmus.agent.drills import Drills
+from isthmus.agent.live import listen
+from isthmus.agent.stacks import Stacks
 from isthmus.agent.watch import Watcher
 from isthmus.errors import IsthmusError, StorageError
+from isthmus.faults.diagnosis import Diagnosis
 from isthmus.faults.page import page_file
 from isthmus.heal import actions, events
 from isthmus.heal.decide import decide
 from isthmus.heal.lifeline import KeeperLine
-from isthmus.heal.messages import Failed, Form, Hello, Leaving
+from isthmus.heal.messages import Failed, Form, Hello, Inject, Leaving
 from isthmus.heal.policy import Policy
 from isthmus.heal.state import KeeperState, initial, recover
 from isthmus.journal import events as told
@@ -63,6 +67,9 @@ class Keeper:
     journal: Journal
     brood: Brood
     watcher: Watcher
+    stacks: Stacks
+    drills: Drills
+    diagnoser: Diagnoser
     leave_asked: str = ""
     state: KeeperState = field(init=False)
     _lines: dict[int, KeeperLine] = field(default_factory=dict)
@@ -105,15 +112,32 @@ class Keeper:
         return self._end
 
     def _look(self, now_s: float) -> None:
-        state = self.state
-        ranks = {rank: name for rank, name in enumerate(state.members) if name in self.brood.pids}
-        findings = self.watcher.look(now_s, ranks, state.generation)
-        for finding in findings:
+        state, ranks = self.state, self._ranks()
+        for finding in self.watcher.look(ranks, state.generation):
+            if finding.lasting and finding.rank is not None:
+                self.stacks.take(finding.rank, ranks[finding.rank][1], state.generation)
+            now_s = time.monotonic()
             self._happened(events.Found(now_s=now_s, finding=finding, generation=state.generation))
+            self._diagnosed(self.diagnoser.of_finding(finding), state.generation)
+        for finding in self.watcher.take_ended():
+            for rank in finding.suspects or (finding.rank,):
+                subject = f"rank-{self.site.name}-{rank}"
+                after_s = now_s - finding.began_s
+                self.journal.emit(told.Recovered(subject=subject, kind=finding.kind, after_s=after_s))
+        self.drills.due(now_s, self._inject)
         self._happened(events.Tick(now_s=now_s, step=self.watcher.step))
 
+    def _ranks(self) -> dict[int, tuple[str, int]]:
+        """Process and pid by rank, of those that live."""
+        pids = self.brood.pids
+        return {rank: (name, pids[name]) for rank, name in enumerate(self.state.members) if name in pids}
+
+    def _dead(self, process: str) -> dict[int, tuple[str, int]]:
+        members = self.state.members
+        return {members.index(process): (process, 0)} if process in members else {}
+
     def _register(self) -> None:
-        wanted = {self._door.fileno(), *self._lines, *self.brood.descriptors}
+        wanted = {self._door.fileno(), *self._lines, *self.brood.descriptors, *self.drills.descriptors}
         known = set(self._selector.get_map())
         for descriptor in known - wanted:
             self._selector.unregister(descriptor)
@@ -128,6 +152,8 @@ class Keeper:
             self._lines[line.fileno()] = line
         elif descriptor in self._lines:
             self._hear(descriptor, now_s)
+        elif descriptor in self.drills.descriptors:
+            self.drills.hear(descriptor, now_s)
         elif exit_ := self.brood.reap(descriptor):
             self._gone(exit_.process, exit_.code, now_s)
         elif descriptor in self.brood.descriptors:
@@ -172,8 +198,35 @@ class Keeper:
         if line is not None and line.fileno() in self._lines:
             self._hear(line.fileno(), now_s)
         words = self._words.pop(process, "") or self._last_words(process)
+        if code == -signal.SIGABRT and (odd := self.watcher.mismatch(self._ranks() | self._dead(process))):
+            self._happened(events.Found(now_s=now_s, finding=odd, generation=self.state.generation))
+        before = self.state
         self._happened(events.Exited(now_s=now_s, process=process, code=code, words=words))
+        if process in before.members and self.state.generation != before.generation:
+            rank = before.members.index(process)
+            log = str(self.site.log(process, rank))
+            self._diagnosed(self.diagnoser.of_exit(rank, code, words, log), before.generation)
         page_file(self.site.live, process).unlink(missing_ok=True)
+
+    def _diagnosed(self, diagnosis: Diagnosis, generation: int) -> None:
+        """Healing has begun already: what is found here is told, and decides about the node."""
+        best = diagnosis.best
+        site = self.site.name
+        self.journal.emit(
+            told.Diagnosed(
+                subject=f"site {site}" if best.rank is None else f"rank-{site}-{best.rank}",
+                fault_class=best.kind or "",
+                entry=best.entry,
+                action=best.action,
+                confidence=best.confidence,
+                cause=diagnosis.cause,
+                verify=diagnosis.verify,
+                evidence=[f"{each.where}: {each.text}" for each in diagnosis.evidence],
+            )
+        )
+        if best.action != "rollback":
+            now_s = time.monotonic()
+            self._happened(events.Diagnosed(now_s=now_s, diagnosis=diagnosis, generation=generation))
 
     def _last_words(self, process: str) -> str:
         members = self.state.members
@@ -223,6 +276,12 @@ class Keeper:
             case actions.End():
                 self._end = action
 
+    def _inject(self, rank: int, inject: Inject) -> None:
+        """Pass a fault on to the process that holds the place now."""
+        members = self.state.members
+        if rank < len(members):
+            self._tell(members[rank], inject)
+
     def _tell(self, process: str, message: object) -> None:
         if isinstance(message, Form):
             self.brood.pin(process, self.site.cpus[message.rank])
@@ -262,6 +321,8 @@ class Keeper:
                         resumed_s=wall_s + emit.resumed_s,
                     )
                 )
+            case "diagnosed":
+                pass  # told with all that it rests on, where it was made
             case _:
                 level = "warning" if emit.kind == "alert" else "info"
                 self.journal.emit(told.Note(level=level, text=f"{', '.join(subjects) or site}: {emit.text}"))
@@ -270,6 +331,7 @@ class Keeper:
         """Ends every process that is left."""
         self.brood.close()
         self.watcher.close()
+        self.drills.close()
         self._door.close()
         for line in self._lines.values():
             line.close()
@@ -287,13 +349,3 @@ def read_record(path: Path) -> actions.Record | None:
             where=str(path),
             hint="if no process of this site runs any more, delete it",
         ) from error
-
-
-def listen(path: Path) -> socket.socket:
-    """A door that only this user's processes can reach."""
-    door = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    path.unlink(missing_ok=True)
-    door.bind(str(path))
-    os.chmod(path, 0o600)
-    door.listen(64)
-    return door

@@ -3,6 +3,7 @@
 import contextlib
 import os
 import shutil
+import socket
 import tempfile
 from pathlib import Path
 
@@ -43,6 +44,16 @@ def read_address(file: Path) -> Address | None:
 def remove(folder: Path, file: Path) -> None:
     shutil.rmtree(folder, ignore_errors=True)
     file.unlink(missing_ok=True)
+
+
+def listen(path: Path) -> socket.socket:
+    """A door that only this user's processes can reach."""
+    door = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    path.unlink(missing_ok=True)
+    door.bind(str(path))
+    os.chmod(path, 0o600)
+    door.listen(64)
+    return door
 
 
 def _is_ours(folder: Path) -> bool:

@@ -1,38 +1,136 @@
-"""Reads the pages of a node's ranks and asks the detectors."""
+"""Reads what the ranks of a node are doing and asks the detectors."""
 
 import contextlib
+import os
+import time
 from pathlib import Path
 
 from isthmus.errors import CorruptError
+from isthmus.faults.detect.process import read_contention, read_process
+from isthmus.faults.detect.readings import NodeFacts, Process, Readings
+from isthmus.faults.detect.wait_graph import wait_graph
+from isthmus.faults.detect.watch import Watch
 from isthmus.faults.finding import Finding
-from isthmus.faults.page import PageReader, PageView, page_file
+from isthmus.faults.page import PageReader, PageView, Phase, StateHash, StepRecord, page_file
+
+ANSWER_S = 2.0
+"""From a new group's order to the first word of a process that was waiting for it."""
+NODE_EVERY_S = 1.0
+"""Facts of the whole node change slowly, and asking for them costs a system call."""
 
 
 class Watcher:
-    """Owns a reader per page.
+    """Owns a reader per page, and the detectors.
 
     Args:
         live: the agent's folder, with the pages.
+        disk: where checkpoints go.
     """
 
-    def __init__(self, live: Path):
-        self._live = live
+    def __init__(self, live: Path, disk: Path):
+        self._live, self._disk = live, disk
+        self._cores = len(os.sched_getaffinity(0))
         self._readers: dict[str, PageReader] = {}
+        self._seen: dict[str, int] = {}
+        """The last step whose records were read, by process."""
+        self._watch = Watch()
+        self._generation, self._since_s = 0, 0.0
+        self._facts, self._facts_due_s = NodeFacts(), 0.0
         self.step = -1
         """Optimizer steps done, the highest on the pages that were read last."""
 
-    def look(self, now_s: float, ranks: dict[int, str], generation: int) -> list[Finding]:
-        """What the detectors find in the pages of these processes, by rank."""
-        views = {rank: view for rank, process in ranks.items() if (view := self._view(process))}
-        self.step = max((view.step for view in views.values()), default=-1)
-        return []
+    def look(self, ranks: dict[int, tuple[str, int]], generation: int) -> list[Finding]:
+        """What the detectors find now.
 
-    def _view(self, process: str) -> PageView | None:
+        Args:
+            ranks: process and its pid, by the place it holds in this generation.
+        """
+        now_ns = time.monotonic_ns()
+        if generation != self._generation:
+            self._generation, self._since_s = generation, now_ns / 1e9
+        self._drop({process for process, _ in ranks.values()})
+        views: dict[int, PageView] = {}
+        steps: dict[int, list[StepRecord]] = {}
+        states: dict[int, list[StateHash]] = {}
+        processes: dict[int, Process] = {}
+        waiting: dict[int, PageView] = {}
+        for rank, (process, pid) in ranks.items():
+            reader = self._reader(process)
+            if reader is None:
+                continue
+            view = reader.read(now_ns)
+            if view.generation != generation:
+                waiting[rank] = view
+                continue
+            views[rank] = view
+            seen = self._seen.get(process, view.step - 1)
+            steps[rank], states[rank] = reader.records(seen), reader.states(seen)
+            self._seen[process] = max(seen, view.step)
+            if found := read_process(pid):
+                processes[rank] = found
+        self.step = max((view.step for view in views.values()), default=-1)
+        readings = Readings(
+            ranks=tuple(ranks),
+            views=views,
+            steps=steps,
+            states=states,
+            processes=processes,
+            homes=dict.fromkeys(views, "local"),
+            nodes={"local": self._node(now_ns / 1e9)},
+        )
+        found = self._watch.observe(now_ns / 1e9, readings)
+        return found + [
+            self._missing(rank, now_ns / 1e9) for rank in self._absent(views, waiting, now_ns / 1e9)
+        ]
+
+    def _absent(self, here: dict[int, PageView], waiting: dict[int, PageView], now_s: float) -> list[int]:
+        """Ranks that were told of the group, had nothing else to do, and have not come while others have."""
+        if not here or now_s < self._since_s + ANSWER_S:
+            return []
+        idle = (Phase.IDLE, Phase.REGROUP)
+        return [rank for rank, view in waiting.items() if view.phase in idle and view.quiet_s > ANSWER_S]
+
+    def _missing(self, rank: int, now_s: float) -> Finding:
+        what = f"rank {rank} has not come to group {self._generation} for {now_s - self._since_s:.1f} s"
+        return Finding(kind="rendezvous", rank=rank, what=what, began_s=self._since_s, seen_s=now_s)
+
+    def mismatch(self, ranks: dict[int, tuple[str, int]]) -> Finding | None:
+        """After a rank was aborted in a collective: the one rank, if there is one, that did another one than
+        all others. The rank that receives is aborted, whoever is wrong.
+        """
+        readers = {rank: reader for rank, (name, _) in ranks.items() if (reader := self._reader(name))}
+        graph = wait_graph({rank: reader.read() for rank, reader in readers.items()})
+        odd = graph.mismatch.odd if graph.mismatch and graph.mismatch.majority else ()
+        if len(odd) != 1:
+            return None
+        now_s = time.monotonic()
+        what = f"rank {odd[0]} did another collective than all others"
+        return Finding(kind="desync", rank=odd[0], what=what, began_s=now_s, seen_s=now_s)
+
+    def take_ended(self) -> list[Finding]:
+        """Faults that ended by themselves since the last call."""
+        return self._watch.take_ended()
+
+    def _reader(self, process: str) -> PageReader | None:
         if process not in self._readers:
             with contextlib.suppress(FileNotFoundError, CorruptError):
                 self._readers[process] = PageReader(page_file(self._live, process))
-        reader = self._readers.get(process)
-        return reader.read() if reader else None
+        return self._readers.get(process)
+
+    def _drop(self, processes: set[str]) -> None:
+        for process in self._readers.keys() - processes:
+            self._readers.pop(process).close()
+            self._seen.pop(process, None)
+
+    def _node(self, now_s: float) -> NodeFacts:
+        if now_s >= self._facts_due_s:
+            self._facts_due_s = now_s + NODE_EVERY_S
+            free = None
+            with contextlib.suppress(OSError):
+                about = os.statvfs(self._disk)
+                free = about.f_bavail * about.f_frsize
+            self._facts = NodeFacts(contention=read_contention(self._cores), disk_free=free)
+        return self._facts
 
     def close(self) -> None:
         for reader in self._readers.values():

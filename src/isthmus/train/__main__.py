@@ -29,8 +29,10 @@ from isthmus.planner.plan import Plan
 from isthmus.rundir import RunDir
 from isthmus.spec.load import load_run
 from isthmus.spec.run import RunSpec
+from isthmus.train.checkpoint import CHECKPOINTS
 from isthmus.train.export import save_final, save_tokenizer
 from isthmus.train.feed import Feed, LocalFeed
+from isthmus.train.injectors import Injectors
 from isthmus.train.job import Crew, Job, Outcome
 from isthmus.train.kept import Kept, KeptBy
 from isthmus.train.learner import Learner
@@ -126,9 +128,11 @@ def run_kept(work: Work, by: KeptBy) -> int:
     with ExitStack() as stack:
         leave = stack.enter_context(Leave())
         chip, job = work.chip(0), work.job(0)
-        kept = Kept(by, chip.backend, chip.device(0), leave)
+        injectors = Injectors(work.run_dir.site(work.site) / CHECKPOINTS)
+        kept = Kept(by, chip.backend, chip.device(0), leave, injectors)
         stack.callback(kept.close)
         learner = build_learner(job, kept.group, kept.page)
+        learner.injectors = injectors
         num_ranks = work.plan.site(work.site).num_ranks
         kept.warm(learner, work.dataset, -(-work.plan.batch_size // num_ranks))
         if not kept.take_place():
@@ -136,7 +140,8 @@ def run_kept(work: Work, by: KeptBy) -> int:
         rank = kept.group.rank
         write_to(work.run_dir.logs / f"rank-{work.site}-{rank}.log")
         setproctitle(f"{title} --rank {rank}")
-        journal = stack.enter_context(Journal(work.run_dir.path, f"rank/{work.site}/{rank}"))
+        source = f"rank/{work.site}/{rank}"
+        journal = stack.enter_context(Journal(work.run_dir.path, source, clock=injectors.clock))
         try:
             work.train(Crew(job, work.dataset, kept.group, learner, journal, leave), stack, kept)
         except Exception as error:

@@ -128,6 +128,14 @@ def prune(store: Store, folder: Path, keep: int) -> None:
             store.delete(folder / name)
 
 
+def drop_after(store: Store, folder: Path, step: int) -> None:
+    """Delete the checkpoints of later steps: the run goes back to before them. Damaged ones are left."""
+    for name in _manifests(store, folder):
+        with contextlib.suppress(CorruptError):
+            if _read_manifest(store, folder / name).facts.step > step:
+                store.delete(folder / name)
+
+
 def _manifests(store: Store, folder: Path) -> list[str]:
     return [name for name in store.list(folder) if name.startswith("step-") and name.endswith(_MANIFEST)]
 

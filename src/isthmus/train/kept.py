@@ -16,13 +16,14 @@ from isthmus.comm.collective import Collective
 from isthmus.comm.kept import KeptCollective
 from isthmus.comm.site_group import Limits, form_group
 from isthmus.data.dataset import Dataset
-from isthmus.errors import IsthmusError, UnreachableError
+from isthmus.errors import InputError, IsthmusError, UnreachableError
+from isthmus.faults.inject.kinds import Point
 from isthmus.faults.page import PageWriter, Phase, page_file
 from isthmus.heal import messages
 from isthmus.heal.lifeline import Ears, Lifeline
-from isthmus.heal.messages import Broken, Failed, Form, Hello, Joined, Leaving, Warm
+from isthmus.heal.messages import Broken, Failed, Form, Hello, Inject, Joined, Leaving, Warm
+from isthmus.train.injectors import Injectors
 from isthmus.train.learner import Learner
-from isthmus.train.points import Point
 from isthmus.train.signals import Leave
 
 LIMITS = Limits(meet_s=60.0, collective_s=900.0)
@@ -57,19 +58,23 @@ class Kept:
         backend: collective library of this rank's chip, on `device`.
     """
 
-    def __init__(self, by: KeptBy, backend: str, device: str, leave: Leave):
-        self._by = by
+    def __init__(self, by: KeptBy, backend: str, device: str, leave: Leave, injectors: Injectors):
+        self._by, self.injectors = by, injectors
         self._device, self._backend = device, backend
         self.page = PageWriter(by.page)
         self.group = KeptCollective(self._make, self.page)
         self.form: Form | None = None
         self._step = -1
-        ears = Ears(abandon=self.group.abandon, leave=leave.ask)
+        ears = Ears(abandon=self.group.abandon, leave=leave.ask, inject=self._inject, pulse=self.page.pulse)
         self.line = Lifeline(by.door, self._hello, ears)
 
     def _hello(self) -> Hello:
         rank, generation = (self.form.rank, self.form.generation) if self.form else (-1, 0)
         return Hello(self._by.process, os.getpid(), rank, generation, self._step)
+
+    def _inject(self, inject: Inject) -> None:
+        with contextlib.suppress(InputError):  # the agent has refused what is no fault
+            self.injectors.add(inject)
 
     def _make(self, form: Form) -> Collective:
         return form_group(form, self.line, self._backend, LIMITS, self._device)
@@ -108,6 +113,8 @@ class Kept:
                     return False
                 continue
             self.form = order
+            self.injectors.at(Point.RECOVERING if after else Point.START, self._step)
+            self.page.regrouped(order.generation, self._step)
             self.page.phase(Phase.REGROUP)
             try:
                 self.group.form(order)
@@ -120,8 +127,9 @@ class Kept:
         self._step = step
         self.line.say(Joined(self.form.generation, step))
 
-    def at(self, point: Point, step: int) -> None:
-        """Nothing is planned."""
+    @property
+    def at_most_step(self) -> int:
+        return self.form.at_most_step if self.form else -1
 
     def failed(self, error: Exception) -> int:
         """Tells the agent why this process ends; returns its exit code."""

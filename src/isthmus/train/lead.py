@@ -4,6 +4,8 @@ import time
 from math import isfinite
 
 from isthmus.errors import CorruptError, InputError
+from isthmus.faults.inject.kinds import Point
+from isthmus.faults.page import Phase
 from isthmus.journal import events
 from isthmus.journal.store import DiskStore
 from isthmus.models.similarity import expert_similarity
@@ -37,7 +39,10 @@ class Lead:
         self._subject = f"site {job.site}"
         self._feed_state: FeedState | None = None
         spec = job.run.train
-        self._writer = CheckpointWriter(job.folder / CHECKPOINTS, spec.keep_checkpoints, self._saved)
+        self._injectors = crew.learner.injectors
+        self._writer = CheckpointWriter(
+            job.folder / CHECKPOINTS, spec.keep_checkpoints, self._saved, store=self._injectors.disk
+        )
         self._eval_every_s = float(spec.eval_every) or float("inf")
         self._save_every_s = float(spec.checkpoint_every) or float("inf")
         self._line = ProgressLine(job.site)
@@ -219,7 +224,9 @@ class Lead:
             self._writer.wait(LAST_SAVE_S)
 
     def _save(self) -> None:
-        position = self._standing.position
+        position, page = self._standing.position, self._learner.page
+        page.phase(Phase.CHECKPOINT)
+        self._injectors.at(Point.SAVING, position.step)
         facts = Facts(
             step=position.step,
             tokens=position.tokens,
@@ -230,6 +237,7 @@ class Lead:
             feed=self._feed.state(),
         )
         self._writer.save(facts, self._learner.parameters(), self._learner.moments())
+        page.phase(Phase.BOUNDARY)
 
     def _saved(self, saved: Saved) -> None:
         if saved.error is not None:

@@ -11,12 +11,14 @@ from torch import Tensor
 
 from isthmus.comm.collective import Collective
 from isthmus.errors import IsthmusError
+from isthmus.faults.inject.kinds import Point
 from isthmus.faults.page import PageWriter, Phase
 from isthmus.models.transformer import Transformer
 from isthmus.parallel.data_parallel import DataParallel
 from isthmus.spec.run import TrainSpec
 from isthmus.train.balance import Balancer, ExpertStats
 from isthmus.train.batches import Rows, micro_batches
+from isthmus.train.injectors import Injectors
 from isthmus.train.optimizer import clip_gradients, make_optimizer
 from isthmus.weights.tensorfile import Arrays
 
@@ -62,6 +64,9 @@ class Learner:
         self.model = model
         self.group = group
         self.page = page or PageWriter()
+        self.injectors = Injectors()
+        self.steps = 0
+        """Done so far, as the loop counts them."""
         self.micro_batch = micro_batch
         self.device = str(model.head_weight.device)
         trained = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
@@ -84,6 +89,7 @@ class Learner:
         grad_norm = clip_gradients(self._parameters, self._grad_clip)
         if np.isfinite(grad_norm):
             self.optimizer.step(lr)
+            self._at(Point.COMMIT)
             self._lost_steps = 0
         else:
             self._lost_steps += 1
@@ -113,6 +119,7 @@ class Learner:
         cross entropy and the norm of its own gradient, [3, ranks]; and the targets of all.
         """
         sums = self._backward(rows)
+        self._at(Point.EXCHANGE)
         self.page.phase(Phase.EXCHANGE)
         num_targets = self._parallel.finish()
         facts_3R = torch.zeros(3, self.group.world_size, device=self.device)
@@ -122,6 +129,9 @@ class Learner:
         both = torch.cat([sums, facts_3R.flatten()])
         self.group.all_reduce_(both)
         return both[: len(sums)], both[len(sums) :].view_as(facts_3R), num_targets
+
+    def _at(self, point: Point) -> None:
+        self.injectors.at(point, self.steps, parameters=self._parameters, group=self.group)
 
     def _give_up_at_last(self) -> None:
         if self._lost_steps >= MAX_LOST_STEPS:
@@ -134,9 +144,12 @@ class Learner:
         """Adds up the gradient; fp32 [targets, summed cross entropy, what the routers did...] of its own."""
         sums = torch.cat([torch.zeros(2, device=self.device), self._balancer.zeros()])
         balance, left = self._balancer.now, len(rows[0])
+        self._at(Point.COMPUTE)
         for tokens_BT, targets_BT, doc_ids_BT in micro_batches(rows, self.micro_batch, self.device):
             left -= len(tokens_BT)
             self.page.phase(Phase.FORWARD)
+            if left == 0:
+                self._at(Point.GRADIENT)
             output = self.model(tokens_BT, targets_BT, doc_ids_BT, balance)
             self.page.phase(Phase.BACKWARD)
             self._parallel.backward(output.loss, output.num_targets, last=left == 0)

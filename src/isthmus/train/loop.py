@@ -16,17 +16,19 @@ from isthmus import chips
 from isthmus.comm.collective import Collective, GroupBrokenError
 from isthmus.data.loader import rank_rows
 from isthmus.errors import UnreachableError
+from isthmus.faults.inject.kinds import Point
 from isthmus.faults.page import PageWriter, Phase
+from isthmus.journal.store import DiskStore
 from isthmus.models.init import init_weights
 from isthmus.models.transformer import Transformer
 from isthmus.train.batches import Batches, Rows
+from isthmus.train.checkpoint import CHECKPOINTS, drop_after
 from isthmus.train.export import check_start
 from isthmus.train.feed import Done, Feed, Work
 from isthmus.train.job import Crew, Job, Outcome
 from isthmus.train.lead import Lead
 from isthmus.train.learner import Learner
 from isthmus.train.orders import Order, share_order
-from isthmus.train.points import Point
 from isthmus.train.schedule import learning_rate
 from isthmus.train.standing import Standing, find_donor, take_state
 from isthmus.weights.folder import open_model
@@ -50,8 +52,9 @@ class Keeping(Protocol):
         """This rank stands at the group's common step."""
         ...
 
-    def at(self, point: Point, step: int) -> None:
-        """A place where faults may be made on purpose."""
+    @property
+    def at_most_step(self) -> int:
+        """Roll back: a state after this step is to be dropped; -1: no."""
         ...
 
 
@@ -99,6 +102,7 @@ class Rank:
         """Come to stand where the furthest rank stands; where none has any state, where rank 0 resumes."""
         group, learner, standing = self._crew.group, self._crew.learner, self.standing
         learner.restart()
+        self._roll_back()
         donor, step, is_even = find_donor(group, standing)
         is_lead = group.rank == 0
         if step < 0 and is_lead and self._lead is None:
@@ -112,6 +116,14 @@ class Rank:
         learner.page.regrouped(getattr(group, "generation", 0), standing.position.step)
         if self._keeping:
             self._keeping.joined(standing.position.step)
+
+    def _roll_back(self) -> None:
+        """Where the keeper says so, what came after some step is forgotten, in memory and on disk."""
+        bound = self._keeping.at_most_step if self._keeping else -1
+        if 0 <= bound < self.standing.position.step or (bound >= 0 and not self.standing.has_state):
+            self.standing.has_state, self._lead = False, None
+            if self._crew.group.rank == 0:
+                drop_after(DiskStore(), self._crew.job.folder / CHECKPOINTS, bound)
 
     def _new_lead(self, start: Callable[[Lead], None]) -> Lead:
         lead = Lead(self._crew, self.standing)
@@ -154,9 +166,10 @@ class Rank:
     def _step(self, batches: Batches, work: Work) -> None:
         crew, standing, page = self._crew, self.standing, self._crew.learner.page
         lr = learning_rate(crew.job.run.train, work.progress)
-        self._at(Point.STEP)
+        injectors, crew.learner.steps = crew.learner.injectors, standing.position.step
+        injectors.at(Point.STEP_BEGIN, standing.position.step)
         page.phase(Phase.LOAD)
-        self._at(Point.DATA)
+        injectors.at(Point.DATA, standing.position.step)
         rows = batches.load(work.ranges)
         result = crew.learner.step(rows, lr, notice=crew.leave.asked)
         standing.stepped(work, result, lr, crew.dataset.seq_len)
@@ -182,10 +195,6 @@ class Rank:
         self._crew.group.barrier()
         page.leave()
         return replace(self._outcome, reason=reason)
-
-    def _at(self, point: Point) -> None:
-        if self._keeping:
-            self._keeping.at(point, self.standing.position.step)
 
 
 def build_learner(job: Job, group: Collective, page: PageWriter | None = None) -> Learner:
