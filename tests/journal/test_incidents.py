@@ -169,6 +169,17 @@ def test_a_diagnosis_after_the_recovery_still_belongs_to_it():
     assert view.tally.by_class == {UNDIAGNOSED: 1}
 
 
+def test_a_better_diagnosis_after_the_recovery_replaces_the_first():
+    better = replace(diagnosed(15.0), fault_class="", entry="", cause="no entry fits")
+    view = fold([fault(10.0), diagnosed(10.2), healed(11.0, 10.0), better])
+    (incident,) = view.incidents
+    assert (incident.fault_class, incident.entry, incident.cause) == ("unknown", "", "no entry fits")
+    assert incident.diagnosed_s == pytest.approx(10.3)
+    assert view.tally.by_class == {"ecc": 1}
+    (of_site,) = fold([fault(10.0), healed(11.0, 10.0), diagnosed(15.0, subject="site jinan")]).incidents
+    assert (of_site.subject, of_site.fault_class) == (DOWN, "ecc")
+
+
 @pytest.mark.parametrize("behind_s", [0.0, 1.5])
 def test_order_between_sources_is_only_by_time(behind_s: float):
     """A rank's own clock may be ahead: what it tells then comes after the heal that ended it."""

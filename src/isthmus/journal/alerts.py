@@ -6,7 +6,7 @@ import msgspec
 
 from isthmus.journal import events
 from isthmus.journal.events import AnyEvent
-from isthmus.journal.incidents import site_of_agent
+from isthmus.journal.incidents import UNKNOWN, site_of_agent
 
 Level = Literal["critical", "warning", "info"]
 
@@ -87,7 +87,7 @@ def _diagnosed(event: events.Diagnosed) -> Alert:
     victims = f"Failed because of it: {_some(event.victims)}." if event.victims else ""
     entry = f", {event.entry}" if event.entry else ""
     sentences = [
-        f"{event.subject}: {event.fault_class}{entry}, {100 * event.confidence:.0f} % sure.",
+        f"{event.subject}: {event.fault_class or UNKNOWN}{entry}, {100 * event.confidence:.0f} % sure.",
         f"Cause: {_sentence(event.cause)}" if event.cause else "",
         victims,
         WHAT_NEXT.get(event.action, f"Action: {event.action}."),
@@ -100,7 +100,7 @@ def _diagnosed(event: events.Diagnosed) -> Alert:
         kind="diagnosed",
         subject=event.subject,
         text=" ".join(filter(None, sentences)),
-        fault_class=event.fault_class,
+        fault_class=event.fault_class or UNKNOWN,
         entry=event.entry,
         action=event.action,
     )

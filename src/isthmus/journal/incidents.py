@@ -18,7 +18,8 @@ CLASSES = 64
 """Classes counted by name; further ones are 'other'."""
 AGENT = "agent/"
 """Of an agent's source; the site follows."""
-UNDIAGNOSED = "undiagnosed"
+UNDIAGNOSED, UNKNOWN = "undiagnosed", "unknown"
+"""Classes of what ended without a diagnosis, and of what a diagnosis could not name."""
 PHASES = ("detect", "diagnose", "regroup", "resume")
 CONDITIONS = frozenset({
     "advice", "config", "disk", "disk_full", "fail_slow", "network_degraded", "oom_device", "oom_host",
@@ -220,19 +221,20 @@ def after_diagnosis(kept: tuple[Incident, ...], event: events.Diagnosed, lane: s
     of_subject = [old for old in kept if old.subject == event.subject and old.is_open]
     of_site = [
         old for old in kept
-        if is_site(event.subject, old.lane) and old.is_open and not old.fault_class
-        and (is_rank(old.subject) or is_site(old.subject, old.lane)) and old.subject not in suffered
+        if _is_of_site(old, event.subject) and old.is_open and not old.fault_class
+        and old.subject not in suffered
     ]  # fmt: skip
     late = [
         old for old in kept
-        if old.subject == event.subject and not old.fault_class and event.wall_s - old.resumed_s < LATE_S
+        if not old.is_open and event.wall_s - old.resumed_s < LATE_S
+        and (old.subject == event.subject or (_is_of_site(old, event.subject) and not old.fault_class))
     ]  # fmt: skip
     changes: Changes = [(old, _diagnosed(old, event)) for old in of_subject or of_site or late[-1:]]
     if not changes:
         new = Incident(
             subject=event.subject,
             lane=lane,
-            kind=event.fault_class,
+            kind=event.fault_class or UNKNOWN,
             detail=_cut(event.cause),
             began_s=event.wall_s,
             detected_s=event.wall_s,
@@ -246,10 +248,15 @@ def after_diagnosis(kept: tuple[Incident, ...], event: events.Diagnosed, lane: s
     ]  # fmt: skip
 
 
+def _is_of_site(old: Incident, site: str) -> bool:
+    """Of the site or one of its ranks and nodes; `site` may be any subject."""
+    return is_site(site, old.lane) and (is_rank(old.subject) or is_site(old.subject, old.lane))
+
+
 def _diagnosed(old: Incident, event: events.Diagnosed) -> Incident:
     return replace(
         old,
-        fault_class=event.fault_class,
+        fault_class=event.fault_class or UNKNOWN,
         entry=event.entry,
         action=event.action,
         confidence=event.confidence,
