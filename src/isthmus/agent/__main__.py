@@ -15,6 +15,7 @@ from pathlib import Path
 import msgspec
 
 from isthmus.agent.brood import Birth, Brood
+from isthmus.agent.diagnoser import Diagnoser
 from isthmus.agent.drills import Drills
 from isthmus.agent.keeper import Keeper, Site
 from isthmus.agent.launch import split_cpus
@@ -79,6 +80,7 @@ def keep(run: RunDir, name: str, line: str, cpus: str) -> End:
             Watcher(live, folder),
             Stacks(run.logs, name),
             Drills.open(run, name, live, size),
+            Diagnoser(),
         )
 
         def ask(number: int, frame: object) -> None:

@@ -13,11 +13,13 @@ from pathlib import Path
 import msgspec
 
 from isthmus.agent.brood import Birth, Brood
+from isthmus.agent.diagnoser import Diagnoser
 from isthmus.agent.drills import Drills
 from isthmus.agent.live import listen
 from isthmus.agent.stacks import Stacks
 from isthmus.agent.watch import Watcher
 from isthmus.errors import IsthmusError, StorageError
+from isthmus.faults.diagnosis import Diagnosis
 from isthmus.faults.page import page_file
 from isthmus.heal import actions, events
 from isthmus.heal.decide import decide
@@ -67,6 +69,7 @@ class Keeper:
     watcher: Watcher
     stacks: Stacks
     drills: Drills
+    diagnoser: Diagnoser
     leave_asked: str = ""
     state: KeeperState = field(init=False)
     _lines: dict[int, KeeperLine] = field(default_factory=dict)
@@ -115,6 +118,7 @@ class Keeper:
                 self.stacks.take(finding.rank, ranks[finding.rank][1], state.generation)
             now_s = time.monotonic()
             self._happened(events.Found(now_s=now_s, finding=finding, generation=state.generation))
+            self._diagnosed(self.diagnoser.of_finding(finding), state.generation)
         for finding in self.watcher.take_ended():
             for rank in finding.suspects or (finding.rank,):
                 subject = f"rank-{self.site.name}-{rank}"
@@ -196,8 +200,33 @@ class Keeper:
         words = self._words.pop(process, "") or self._last_words(process)
         if code == -signal.SIGABRT and (odd := self.watcher.mismatch(self._ranks() | self._dead(process))):
             self._happened(events.Found(now_s=now_s, finding=odd, generation=self.state.generation))
+        before = self.state
         self._happened(events.Exited(now_s=now_s, process=process, code=code, words=words))
+        if process in before.members and self.state.generation != before.generation:
+            rank = before.members.index(process)
+            log = str(self.site.log(process, rank))
+            self._diagnosed(self.diagnoser.of_exit(rank, code, words, log), before.generation)
         page_file(self.site.live, process).unlink(missing_ok=True)
+
+    def _diagnosed(self, diagnosis: Diagnosis, generation: int) -> None:
+        """Healing has begun already: what is found here is told, and decides about the node."""
+        best = diagnosis.best
+        site = self.site.name
+        self.journal.emit(
+            told.Diagnosed(
+                subject=f"site {site}" if best.rank is None else f"rank-{site}-{best.rank}",
+                fault_class=best.kind or "",
+                entry=best.entry,
+                action=best.action,
+                confidence=best.confidence,
+                cause=diagnosis.cause,
+                verify=diagnosis.verify,
+                evidence=[f"{each.where}: {each.text}" for each in diagnosis.evidence],
+            )
+        )
+        if best.action != "rollback":
+            now_s = time.monotonic()
+            self._happened(events.Diagnosed(now_s=now_s, diagnosis=diagnosis, generation=generation))
 
     def _last_words(self, process: str) -> str:
         members = self.state.members
@@ -292,6 +321,8 @@ class Keeper:
                         resumed_s=wall_s + emit.resumed_s,
                     )
                 )
+            case "diagnosed":
+                pass  # told with all that it rests on, where it was made
             case _:
                 level = "warning" if emit.kind == "alert" else "info"
                 self.journal.emit(told.Note(level=level, text=f"{', '.join(subjects) or site}: {emit.text}"))

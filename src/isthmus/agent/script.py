@@ -16,6 +16,7 @@ from msgspec.structs import replace
 
 from isthmus import __version__
 from isthmus.agent.brood import Birth, Brood
+from isthmus.agent.diagnoser import Diagnoser
 from isthmus.agent.drills import Drills
 from isthmus.agent.keeper import Keeper, Site
 from isthmus.agent.live import live_folder, remove
@@ -142,7 +143,15 @@ def keep_script(script: Script) -> End:
         journal.emit(_started(script, run))
         brood = Brood(run.logs / f"nursery-{SITE}.log", imports=(_MODULE,))
         watcher, stacks = Watcher(live, folder), Stacks(run.logs, SITE)
-        keeper = Keeper(site, journal, brood, watcher, stacks, Drills.open(run, SITE, live, script.num_ranks))
+        keeper = Keeper(
+            site,
+            journal,
+            brood,
+            watcher,
+            stacks,
+            Drills.open(run, SITE, live, script.num_ranks),
+            Diagnoser(),
+        )
         pace, tee = Pace(live, SITE, journal), Tee({rank: rank_log(run, rank) for rank in script.tee})
         asked = Ask(keeper)
         asked.hold()

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from isthmus.agent.rank import Place, rank_place
-from isthmus.errors import InputError, UnreachableError
+from isthmus.errors import InputError, IsthmusError, UnreachableError
 
 LEADER_S = 120.0
 """Until the node's first process has begun."""
@@ -62,7 +62,9 @@ def is_one_node(environ: Mapping[str, str], place: Place) -> bool:
 
 
 def lead(node: Node, work: Callable[[], int]) -> int:
-    """Does the work in the node's first process; in the others, waits and returns the same exit code."""
+    """Does the work in the node's first process, whose environment is then that of no rank; in the others,
+    waits. Returns the same exit code in all.
+    """
     if not node.place.is_first_of_node:
         return follow(node)
     with open(node.file, "w") as file:
@@ -74,6 +76,9 @@ def lead(node: Node, work: Callable[[], int]) -> int:
         code = 1
         try:
             code = work()
+        except IsthmusError as error:
+            code = error.exit_code
+            raise
         finally:
             file.write(f"{code}\n")
     return code

@@ -68,7 +68,11 @@ class Carried:
         return [_about(optimizer) for optimizer in self.optimizers]
 
     def become(self, abouts: Sequence[About]) -> None:
-        """Takes groups and scalars, and makes room for the tensors."""
+        """Takes groups and scalars, and makes room for the tensors. Raises InputError where it cannot."""
+        if [_sizes(about) for about in abouts] != [_sizes(about) for about in self.about()]:
+            raise InputError(
+                "the state is that of other optimizers", where="live.join", hint="choose another folder"
+            )
         for optimizer, about in zip(self.optimizers, abouts, strict=True):
             _become(optimizer, about)
 
@@ -141,6 +145,10 @@ def _about(optimizer: Optimizer) -> About:
         scalars.append(rest)
         tensors.append({key: _kind(value) for key, value in kinds.items()})
     return About(groups, scalars, tensors)
+
+
+def _sizes(about: About) -> tuple[int, int]:
+    return len(about.groups), len(about.tensors)
 
 
 def _is_plain(value: object) -> bool:

@@ -49,6 +49,12 @@ VERBS = (
     Verb("data", "data:app", "Prepare and inspect training data.", SET_UP),
     Verb("plan", "plan:app", "Plan a run, and judge plans and measured runs.", SET_UP),
     Verb("run", "run:run", "Run a PyTorch training script on this node and keep it alive.", KEEP),
+    Verb(
+        "diagnose",
+        "diagnose:diagnose",
+        "Name the fault that ended a run, its rank, and what to do, from logs.",
+        KEEP,
+    ),
     Verb("faults", "faults:app", "Look up faults: what they look like, and what to do about them.", KEEP),
     Verb("probe", "probe:probe", "Measure this machine, and the blocks of a run's model on it.", MEASURE),
     Verb("bench", "bench:bench", "Run a benchmark and print its figures beside their targets.", MEASURE),
