@@ -67,7 +67,7 @@ class Watcher:
             steps=steps,
             states=states,
             processes=processes,
-            homes=dict.fromkeys(views, "local"),
+            homes={rank: ranks[rank][0].rpartition("/")[0] for rank in views},
             nodes={"local": self._node(now_ns / 1e9)},
         )
         return self._watch.observe(now_ns / 1e9, readings)
