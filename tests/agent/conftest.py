@@ -58,7 +58,7 @@ def spec(tmp_path_factory: pytest.TempPathFactory) -> RunSpec:
         model=MODEL,
         data=data,
         train=TrainSpec(
-            tokens=Count(500 * 8 * SEQ_LEN),
+            tokens=Count(100_000 * 8 * SEQ_LEN),  # none of the tests gets there
             batch_size=8,
             micro_batch_size=2,
             lr=5e-3,
@@ -112,7 +112,7 @@ class Cluster:
 
     # ---- watching
 
-    def events(self, kind: type | None = None) -> list:
+    def told(self, kind: type | None = None) -> list:
         """Of all nodes' journals, in time order."""
         found = []
         for run in self.folder.glob("*/journal"):
@@ -122,13 +122,13 @@ class Cluster:
         return [event for event in found if kind is None or isinstance(event, kind)]
 
     def steps(self) -> int:
-        return max((event.step for event in self.events(events.StepDone)), default=0)
+        return max((event.step for event in self.told(events.StepDone)), default=0)
 
     def losses(self) -> dict[int, float]:
-        return {event.step: event.loss for event in self.events(events.StepDone)}
+        return {event.step: event.loss for event in self.told(events.StepDone)}
 
     def notes(self) -> str:
-        return "\n".join(event.text for event in self.events(events.Note))
+        return "\n".join(event.text for event in self.told(events.Note))
 
     def processes(self, node: str, *words: str) -> list[int]:
         """Of a node, but its agent: those whose command line has these words."""
@@ -172,11 +172,29 @@ class Cluster:
         found = self.agents[node].returncode
         assert code is None or found == code, f"{node}: exit code {found}\n{self.words()}"
 
+    def leave(self, *others: str) -> None:
+        """The site ends in order, and with it these nodes' agents."""
+        self.agents["local"].send_signal(signal.SIGTERM)
+        for node in ("local", *others):
+            self.end(node)
+
+    def healed(self) -> list[events.Healed]:
+        return self.told(events.Healed)
+
+    def check_losses(self, undisturbed: dict[int, float], beyond: int) -> None:
+        """Every step was done once, also some after `beyond`, with the loss it always has."""
+        steps = [event.step for event in self.told(events.StepDone)]
+        assert steps == list(range(1, len(steps) + 1)), "a step was lost, or done twice"
+        common = [step for step in steps if step in undisturbed]
+        assert common[-1] > beyond, f"nothing to compare with after step {beyond}"
+        losses = self.losses()
+        assert [losses[step] for step in common] == [undisturbed[step] for step in common]
+
     def words(self) -> str:
         told = []
         for log in [*self.folder.glob("*.log"), *self.folder.glob("*/logs/*.log")]:
             told.append(f"--- {log.relative_to(self.folder)}\n{log.read_text(errors='replace')[-1500:]}")
-        told += [str(event)[:300] for event in self.events() if not isinstance(event, events.StepDone)]
+        told += [str(event)[:300] for event in self.told() if not isinstance(event, events.StepDone)]
         return "\n".join([*told, f"at step {self.steps()}"])
 
     # ---- breaking
@@ -227,7 +245,9 @@ def undisturbed(spec: RunSpec, tmp_path_factory: pytest.TempPathFactory) -> dict
     cluster = Cluster(tmp_path_factory.mktemp("undisturbed"), spec)
     try:
         cluster.start("local", "--slots", "2")
-        cluster.end("local")
+        cluster.wait_for_step(150)
+        time.sleep(8.0)  # so that it is further than others come until something happens to them
+        cluster.leave()
         return cluster.losses()
     finally:
         cluster.close()

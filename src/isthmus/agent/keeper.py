@@ -97,16 +97,16 @@ class Keeper:
             self.leave_asked = ""
         if self.nodes:
             self._all_happened(self.nodes.turn())
-            self._tell_refusals(self.nodes)
+            self._tell_notes(self.nodes)
         if now_s >= self._next_look_s:
             self._next_look_s = now_s + POLL_S
             self._look(now_s)
         return self._end
 
-    def _tell_refusals(self, nodes: Nodes) -> None:
-        while nodes.refusals:
-            text = f"a connection was refused: {nodes.refusals.popleft()}"
-            self.journal.emit(told.Note(level="warning", text=text))
+    def _tell_notes(self, nodes: Nodes) -> None:
+        while nodes.notes:
+            text = f"site {self.site.name}: {nodes.notes.popleft()}"
+            self.journal.emit(told.Note(level="info", text=text))
 
     def _look(self, now_s: float) -> None:
         state = self.state

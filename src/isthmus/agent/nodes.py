@@ -59,8 +59,8 @@ class Nodes:
     door: socket.socket
     terms: Terms
     live: Path
-    refusals: deque[str] = field(default_factory=lambda: deque(maxlen=64))
-    """Who was turned away and why, not told yet."""
+    notes: deque[str] = field(default_factory=lambda: deque(maxlen=64))
+    """Who came, was checked or was turned away, not told yet."""
     _strangers: dict[int, tuple[NodeLine, float]] = field(default_factory=dict)
     _nodes: dict[str, _Node] = field(default_factory=dict)
 
@@ -120,7 +120,7 @@ class Nodes:
         line, _ = self._strangers.pop(descriptor)
         line.close()
         if why:
-            self.refusals.append(why)
+            self.notes.append(f"a connection was refused: {why}")
 
     def _refusal(self, hello: NodeHello, now_s: float) -> Refused | None:
         known = self._nodes.get(hello.node)
@@ -145,6 +145,7 @@ class Nodes:
         self._say(
             node, Welcome(stamp_s=hello.stamp_s, lease_s=self.terms.lease_s, has_client=self.terms.has_client)
         )
+        self.notes.append(f"node {hello.node} is there{', as a spare' * hello.spare}, at {hello.address}")
         joined = events.NodeJoined(
             now_s=now_s, node=hello.node, slots=hello.slots, spare=hello.spare, address=hello.address
         )
@@ -172,6 +173,8 @@ class Nodes:
                 case events.LeaveAsked():
                     heard.append(replace(message, now_s=now_s))
                 case events.Checked():
+                    how = "passed" if message.ok else "failed"
+                    self.notes.append(f"node {node.hello.node} {how} its check: {message.text}")
                     heard.append(replace(message, now_s=now_s, node=node.hello.node))
                 case events.Started() | events.Said() | events.Exited():
                     heard += self._about_process(node, message, now_s)

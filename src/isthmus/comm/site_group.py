@@ -13,6 +13,7 @@ from pathlib import Path
 
 import msgspec
 import torch.distributed as dist
+from torch.distributed import distributed_c10d
 
 from isthmus.comm.collective import Collective, SoloCollective, TorchCollective
 from isthmus.comm.posted_store import PostedStore
@@ -135,6 +136,9 @@ def form_group(
         return SoloCollective()
     _bind(backend, form.address)
     store = PostedStore(lifeline, form.generation, limits.meet_s)
+    # torch numbers its attempts, and the number is part of the keys: after one that failed, this process and
+    # one that is new would never find each other's.
+    distributed_c10d._world.group_count = 0
     try:
         dist.init_process_group(
             backend,

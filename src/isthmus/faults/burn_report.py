@@ -27,4 +27,7 @@ class BurnReport(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def text(self) -> str:
-        return "; ".join(f"{problem.part}: {problem.text}" for problem in self.problems)
+        """What failed, else the figures."""
+        if self.problems:
+            return "; ".join(f"{problem.part}: {problem.text}" for problem in self.problems)
+        return ", ".join(f"{name} {value:.4g}" for name, value in self.figures.items())
