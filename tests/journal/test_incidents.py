@@ -11,7 +11,16 @@ from msgspec.structs import replace
 from isthmus.journal import events as e
 from isthmus.journal.figures import figures
 from isthmus.journal.fold import fold
-from isthmus.journal.incidents import LINES, TEXT, UNDIAGNOSED, Incident, length_s, phases, total_s
+from isthmus.journal.incidents import (
+    CONDITIONS,
+    LINES,
+    TEXT,
+    UNDIAGNOSED,
+    Incident,
+    length_s,
+    phases,
+    total_s,
+)
 from isthmus.journal.rates import Rates
 from isthmus.journal.view import KEPT, RunView
 
@@ -96,6 +105,31 @@ def test_a_slow_rank_stays_open_until_it_is_named():
     assert not any(incident.is_open for incident in view.incidents)
 
 
+def test_a_slow_rank_that_dies_is_two_incidents_and_one_recovery():
+    view = fold([fault(5.0, kind="fail_slow"), fault(1000.0), healed(1001.0, 999.9)])
+    assert [incident.kind for incident in view.incidents] == ["fail_slow", "rank_died"]
+    assert not any(incident.is_open for incident in view.incidents)
+    assert (view.tally.closed, view.tally.last_total_s) == (1, pytest.approx(1.0))
+
+
+def test_what_passes_by_itself_is_over_with_the_next_whole_step():
+    told = [step(1, 9.5), fault(10.0, "site jinan", "nan"), fault(10.0, "rank-jinan-7", "fail_slow")]
+    across = fold([*told, step(2, 10.5)])
+    assert [incident.is_open for incident in across.incidents] == [True, True]
+    after = fold([step(3, 11.6)], across)
+    assert [incident.resumed_s for incident in after.incidents] == [pytest.approx(10.6), 0.0]
+
+
+def test_times_that_an_agent_does_not_know_are_no_phases():
+    """It tells the detection again where there was no diagnosis, and a time long ago for none at all."""
+    heal = replace(healed(11.0, 10.0), diagnosed_s=10.1, regrouped_s=3.0)
+    (incident,) = fold(
+        [fault(10.15, "site jinan", "comm_error", began_s=10.0), replace(heal, subjects=[])]
+    ).incidents
+    assert lengths(incident) == [pytest.approx(0.1), None, None, pytest.approx(0.8)]
+    assert incident.subject == "site jinan"
+
+
 def test_a_rank_is_in_trouble_once_at_a_time():
     view = fold([fault(10.0, kind="hang"), fault(10.5), diagnosed(10.6), diagnosed(10.7), fault(10.8)])
     (incident,) = view.incidents
@@ -133,6 +167,17 @@ def test_a_diagnosis_after_the_recovery_still_belongs_to_it():
     assert incident.fault_class == "ecc"
     assert total_s(incident) == pytest.approx(0.9)
     assert view.tally.by_class == {UNDIAGNOSED: 1}
+
+
+def test_a_better_diagnosis_after_the_recovery_replaces_the_first():
+    better = replace(diagnosed(15.0), fault_class="", entry="", cause="no entry fits")
+    view = fold([fault(10.0), diagnosed(10.2), healed(11.0, 10.0), better])
+    (incident,) = view.incidents
+    assert (incident.fault_class, incident.entry, incident.cause) == ("unknown", "", "no entry fits")
+    assert incident.diagnosed_s == pytest.approx(10.3)
+    assert view.tally.by_class == {"ecc": 1}
+    (of_site,) = fold([fault(10.0), healed(11.0, 10.0), diagnosed(15.0, subject="site jinan")]).incidents
+    assert (of_site.subject, of_site.fault_class) == (DOWN, "ecc")
 
 
 @pytest.mark.parametrize("behind_s", [0.0, 1.5])
@@ -308,7 +353,7 @@ def test_whatever_is_told_the_incidents_add_up(data: st.DataObject):
     view = fold(told)
     middle = data.draw(st.integers(0, len(told)))
     assert fold(told[middle:], fold(told[:middle])) == view
-    over = [incident for incident in view.incidents if not incident.is_open]
+    over = [old for old in view.incidents if not old.is_open and old.kind not in CONDITIONS]
     assert view.tally.count == len(view.incidents)
     assert view.tally.closed == len(over)
     assert view.tally.total_s == pytest.approx(sum(total_s(incident) or 0.0 for incident in over))

@@ -119,7 +119,7 @@ def view() -> RunView:
 
 
 def rendered(view: RunView, now_s: float) -> str:
-    console = Console(width=120, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
+    console = Console(width=124, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
     console.print(tables.status(view, now_s))
     console.file.close()
     return "\n".join(line.rstrip() for line in console.export_text().splitlines())
@@ -205,3 +205,12 @@ def test_a_run_without_steps_or_incidents_has_no_section():
     assert section(RunView(), figures(RunView()), Axis(show=str)) == ""
     died = e.Fault(wall_s=5.0, subject="server", kind="server_died", detail="")
     assert "Not over yet" in render(fold([died]))
+
+
+@pytest.mark.parametrize(
+    ("took_s", "shown"), [(0.0, "–"), (0.0002, "at once"), (0.06, "60 ms"), (2.25, "2.25 s")]
+)
+def test_how_soon_it_was_found(took_s: float, shown: str):
+    died = e.Fault(wall_s=64.0 + took_s, source=AGENT, subject="rank-jinan-1", kind="rank_died", detail="")
+    told = figures(fold([replace(died, began_s=64.0)])).incidents[0]
+    assert tables.found_after(replace(told, detect_s=round(told.detect_s or 0.0, 6))) == shown

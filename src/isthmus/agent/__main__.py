@@ -17,6 +17,7 @@ import msgspec
 
 from isthmus.agent.brood import Brood
 from isthmus.agent.checks import Checker
+from isthmus.agent.diagnoser import Diagnoser
 from isthmus.agent.drills import Drills
 from isthmus.agent.hands import Hands
 from isthmus.agent.home import make_home, read_cpus
@@ -101,6 +102,7 @@ def keep(run: RunDir, options: argparse.Namespace) -> End:
             Watcher(live, folder),
             Stacks(run.logs, plan.name),
             Drills.open(run, plan.name, live, size),
+            Diagnoser(),
             open_nodes(run, plan, options, policy, live) if options.listen else None,
         )
         end = live_through(keeper)

@@ -12,7 +12,6 @@ from time import monotonic
 from isthmus.agent.brood import Brood
 from isthmus.agent.home import Home
 from isthmus.agent.live import listen
-from isthmus.faults.page import page_file
 from isthmus.heal import events
 from isthmus.heal.lifeline import KeeperLine
 from isthmus.heal.messages import Failed, Form, Hello, KeeperMessage, Leaving
@@ -117,7 +116,6 @@ class Hands:
         if line is not None and line.fileno() in self._lines:
             heard = self._hear(line.fileno())
         words = self._words.pop(process, "") or self._last_words(process)
-        page_file(self.home.live, process).unlink(missing_ok=True)
         self.ranks.pop(process, None)
         self._seats.pop(process, None)
         return [*heard, events.Exited(now_s=monotonic(), process=process, code=code, words=words)]

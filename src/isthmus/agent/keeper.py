@@ -2,6 +2,7 @@
 does what that says. It may be killed at any time: the ranks train on, and its next life finds them again.
 """
 
+import signal
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -9,12 +10,15 @@ from pathlib import Path
 
 import msgspec
 
+from isthmus.agent.diagnoser import Diagnoser
 from isthmus.agent.drills import Drills
 from isthmus.agent.hands import Hands, readable
 from isthmus.agent.nodes import Nodes
 from isthmus.agent.stacks import Stacks
 from isthmus.agent.watch import Watcher
 from isthmus.errors import IsthmusError, StorageError
+from isthmus.faults.diagnosis import Diagnosis
+from isthmus.faults.page import page_file
 from isthmus.heal import actions, events
 from isthmus.heal.decide import decide
 from isthmus.heal.messages import Inject, KeeperMessage
@@ -63,6 +67,7 @@ class Keeper:
     watcher: Watcher
     stacks: Stacks
     drills: Drills
+    diagnoser: Diagnoser
     nodes: Nodes | None = None
     leave_asked: str = ""
     state: KeeperState = field(init=False)
@@ -109,15 +114,13 @@ class Keeper:
             self.journal.emit(told.Note(level="info", text=text))
 
     def _look(self, now_s: float) -> None:
-        state = self.state
-        others = self.nodes.processes if self.nodes else ()
-        pids = {**dict.fromkeys(others, 0), **self.hands.brood.pids}
-        ranks = {rank: (name, pids[name]) for rank, name in enumerate(state.members) if name in pids}
+        state, ranks = self.state, self._ranks()
         for finding in self.watcher.look(ranks, state.generation):
             if finding.lasting and finding.rank is not None:
                 self.stacks.take(finding.rank, ranks[finding.rank][1], state.generation)
             now_s = time.monotonic()
             self._happened(events.Found(now_s=now_s, finding=finding, generation=state.generation))
+            self._diagnosed(self.diagnoser.of_finding(finding), state.generation)
         for finding in self.watcher.take_ended():
             for rank in finding.suspects or (finding.rank,):
                 subject = f"rank-{self.site.name}-{rank}"
@@ -125,6 +128,16 @@ class Keeper:
                 self.journal.emit(told.Recovered(subject=subject, kind=finding.kind, after_s=after_s))
         self.drills.due(now_s, self._inject)
         self._happened(events.Tick(now_s=now_s, step=self.watcher.step))
+
+    def _ranks(self) -> dict[int, tuple[str, int]]:
+        """Process and pid by rank, of those that live."""
+        others = self.nodes.processes if self.nodes else ()
+        pids = {**dict.fromkeys(others, 0), **self.hands.brood.pids}
+        return {rank: (name, pids[name]) for rank, name in enumerate(self.state.members) if name in pids}
+
+    def _dead(self, process: str) -> dict[int, tuple[str, int]]:
+        members = self.state.members
+        return {members.index(process): (process, 0)} if process in members else {}
 
     def _ready(self, descriptor: int) -> None:
         if self.nodes and descriptor in self.nodes.descriptors:
@@ -136,7 +149,42 @@ class Keeper:
 
     def _all_happened(self, heard: Sequence[events.AnyEvent]) -> None:
         for event in heard:
-            self._happened(event)
+            if isinstance(event, events.Exited):
+                self._gone(event)
+            else:
+                self._happened(event)
+
+    def _gone(self, exited: events.Exited) -> None:
+        process, code = exited.process, exited.code
+        if code == -signal.SIGABRT and (odd := self.watcher.mismatch(self._ranks() | self._dead(process))):
+            self._happened(events.Found(now_s=exited.now_s, finding=odd, generation=self.state.generation))
+        before = self.state
+        self._happened(exited)
+        if process in before.members and self.state.generation != before.generation:
+            rank = before.members.index(process)
+            log = str(self.hands.home.log(process, rank))
+            self._diagnosed(self.diagnoser.of_exit(rank, code, exited.words, log), before.generation)
+        page_file(self.hands.home.live, process).unlink(missing_ok=True)
+
+    def _diagnosed(self, diagnosis: Diagnosis, generation: int) -> None:
+        """Healing has begun already: what is found here is told, and decides about the node."""
+        best = diagnosis.best
+        site = self.site.name
+        self.journal.emit(
+            told.Diagnosed(
+                subject=f"site {site}" if best.rank is None else f"rank-{site}-{best.rank}",
+                fault_class=best.kind or "",
+                entry=best.entry,
+                action=best.action,
+                confidence=best.confidence,
+                cause=diagnosis.cause,
+                verify=diagnosis.verify,
+                evidence=[f"{each.where}: {each.text}" for each in diagnosis.evidence],
+            )
+        )
+        if best.action != "rollback":
+            now_s = time.monotonic()
+            self._happened(events.Diagnosed(now_s=now_s, diagnosis=diagnosis, generation=generation))
 
     def _happened(self, event: events.AnyEvent) -> None:
         """One event after the other; what actions set off comes after what was there before."""
@@ -228,6 +276,8 @@ class Keeper:
                         resumed_s=wall_s + emit.resumed_s,
                     )
                 )
+            case "diagnosed":
+                pass  # told with all that it rests on, where it was made
             case _:
                 level = "warning" if emit.kind == "alert" else "info"
                 self.journal.emit(told.Note(level=level, text=f"{', '.join(subjects) or site}: {emit.text}"))

@@ -101,10 +101,11 @@ class Mirror:
         return self._pages[process]
 
     def drop(self, process: str) -> None:
-        """It is gone."""
-        if self._pages.pop(process, None) is not None:
-            page_file(self.live, process).unlink(missing_ok=True)
+        """It is gone; its page is read once more, and removed by who does."""
+        self._pages.pop(process, None)
 
     def close(self) -> None:
-        for process in list(self._pages):
-            self.drop(process)
+        """With the pages' files."""
+        for process in self._pages:
+            page_file(self.live, process).unlink(missing_ok=True)
+        self._pages.clear()

@@ -20,6 +20,7 @@ from isthmus.agent.node_line import NodeLine
 from isthmus.agent.node_messages import Alive, NodeHello, Pages, Refused, ToNode, Welcome
 from isthmus.errors import AuthError, InputError, IsthmusError
 from isthmus.faults.burn_report import BurnReport
+from isthmus.faults.page import page_file
 from isthmus.heal import actions, events
 from isthmus.heal.policy import Policy
 from isthmus.wire.handshake import Address
@@ -155,6 +156,8 @@ class Node:
         elif descriptor in self.hands.descriptors or (self._in and descriptor == self.hands.door):
             for event in self.hands.ready(descriptor):
                 self._tell(event)
+                if isinstance(event, events.Exited):
+                    page_file(self.hands.home.live, event.process).unlink(missing_ok=True)
 
     def _tell(self, message: object) -> None:
         if self._line and self._in:

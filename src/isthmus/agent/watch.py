@@ -8,10 +8,13 @@ from pathlib import Path
 from isthmus.errors import CorruptError
 from isthmus.faults.detect.process import read_contention, read_process
 from isthmus.faults.detect.readings import NodeFacts, Process, Readings
+from isthmus.faults.detect.wait_graph import wait_graph
 from isthmus.faults.detect.watch import Watch
 from isthmus.faults.finding import Finding
-from isthmus.faults.page import PageReader, PageView, StateHash, StepRecord, page_file
+from isthmus.faults.page import PageReader, PageView, Phase, StateHash, StepRecord, page_file
 
+ANSWER_S = 2.0
+"""From a new group's order to the first word of a process that was waiting for it."""
 NODE_EVERY_S = 1.0
 """Facts of the whole node change slowly, and asking for them costs a system call."""
 
@@ -31,6 +34,7 @@ class Watcher:
         self._seen: dict[str, int] = {}
         """The last step whose records were read, by process."""
         self._watch = Watch()
+        self._generation, self._since_s = 0, 0.0
         self._facts, self._facts_due_s = NodeFacts(), 0.0
         self.step = -1
         """Optimizer steps done, the highest on the pages that were read last."""
@@ -42,17 +46,21 @@ class Watcher:
             ranks: process and its pid, by the place it holds in this generation.
         """
         now_ns = time.monotonic_ns()
+        if generation != self._generation:
+            self._generation, self._since_s = generation, now_ns / 1e9
         self._drop({process for process, _ in ranks.values()})
         views: dict[int, PageView] = {}
         steps: dict[int, list[StepRecord]] = {}
         states: dict[int, list[StateHash]] = {}
         processes: dict[int, Process] = {}
+        waiting: dict[int, PageView] = {}
         for rank, (process, pid) in ranks.items():
             reader = self._reader(process)
             if reader is None:
                 continue
             view = reader.read(now_ns)
             if view.generation != generation:
+                waiting[rank] = view
                 continue
             views[rank] = view
             seen = self._seen.get(process, view.step - 1)
@@ -70,7 +78,34 @@ class Watcher:
             homes={rank: ranks[rank][0].rpartition("/")[0] for rank in views},
             nodes={"local": self._node(now_ns / 1e9)},
         )
-        return self._watch.observe(now_ns / 1e9, readings)
+        found = self._watch.observe(now_ns / 1e9, readings)
+        return found + [
+            self._missing(rank, now_ns / 1e9) for rank in self._absent(views, waiting, now_ns / 1e9)
+        ]
+
+    def _absent(self, here: dict[int, PageView], waiting: dict[int, PageView], now_s: float) -> list[int]:
+        """Ranks that were told of the group, had nothing else to do, and have not come while others have."""
+        if not here or now_s < self._since_s + ANSWER_S:
+            return []
+        idle = (Phase.IDLE, Phase.REGROUP)
+        return [rank for rank, view in waiting.items() if view.phase in idle and view.quiet_s > ANSWER_S]
+
+    def _missing(self, rank: int, now_s: float) -> Finding:
+        what = f"rank {rank} has not come to group {self._generation} for {now_s - self._since_s:.1f} s"
+        return Finding(kind="rendezvous", rank=rank, what=what, began_s=self._since_s, seen_s=now_s)
+
+    def mismatch(self, ranks: dict[int, tuple[str, int]]) -> Finding | None:
+        """After a rank was aborted in a collective: the one rank, if there is one, that did another one than
+        all others. The rank that receives is aborted, whoever is wrong.
+        """
+        readers = {rank: reader for rank, (name, _) in ranks.items() if (reader := self._reader(name))}
+        graph = wait_graph({rank: reader.read() for rank, reader in readers.items()})
+        odd = graph.mismatch.odd if graph.mismatch and graph.mismatch.majority else ()
+        if len(odd) != 1:
+            return None
+        now_s = time.monotonic()
+        what = f"rank {odd[0]} did another collective than all others"
+        return Finding(kind="desync", rank=odd[0], what=what, began_s=now_s, seen_s=now_s)
 
     def take_ended(self) -> list[Finding]:
         """Faults that ended by themselves since the last call."""

@@ -42,5 +42,7 @@ class Diagnosis(msgspec.Struct, frozen=True, kw_only=True):
     evidence: tuple[Evidence, ...]
     """In time order."""
     runner_up: Suspicion | None = None
+    culprits: tuple[int, ...] = ()
+    """All ranks that caused it, `best.rank` first."""
     victims: tuple[int, ...] = ()
     """Ranks that failed because another one did."""

@@ -28,6 +28,7 @@ from isthmus.wire.line import Line, LineClosedError
 
 AWAY_S = 60.0
 """A keeper that has been away for longer will not come back: the process leaves in order."""
+PULSE_S = 0.2
 _DIAL_S = 1.0
 
 
@@ -53,6 +54,8 @@ class Ears:
     """The group in use is over: break it."""
     leave: Callable[[str], None] = field(default=lambda reason: None)
     inject: Callable[[Inject], None] = field(default=lambda inject: None)
+    pulse: Callable[[], None] = field(default=lambda: None)
+    """Called a few times a second: only where the interpreter lock is free, this thread runs."""
 
 
 class AbandonedError(UnreachableError):
@@ -150,8 +153,9 @@ class Lifeline:
     def _listen(self) -> None:
         while not self._closing:
             try:
-                for message in self._line.receive(None):
+                for message in self._line.receive(PULSE_S):
                     self._hear(message)
+                self._ears.pulse()
             except LineClosedError:
                 self._line.close()
                 if not self._closing and not self._dial_again():

@@ -33,8 +33,6 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     """A place no node can take: a node may be about to join."""
     warm_timeout_s: float = 180.0
     """From spawn to Warm: imports, model and a first optimizer step on a busy node."""
-    answer_s: float = 2.5
-    """From Form to the first word of a warm process, which has nothing else to do."""
     form_timeout_s: float = 20.0
     """From Form to the last Joined; three times the longest so far, doubled after each that did not."""
     form_timeout_max_s: float = 600.0

@@ -52,15 +52,10 @@ def mend(state: KeeperState) -> KeeperState | None:
 
 def form_late(state: KeeperState) -> KeeperState | None:
     """A group that does not form. Who said nothing at all in it is not there."""
-    if state.stage != "forming" or state.now_s < state.since_s + state.policy.answer_s:
-        return None
-    silent = [p for p in live(state) if p.id not in state.spoke and p.id not in state.joined]
-    if fresh := [process for process in silent if not process.has_state]:
-        waited = f"no word within {state.policy.answer_s:g} s of being given its place"
-        return _kill(fault(state, "rendezvous", waited, *_names(state, fresh)), fresh)
-    if state.now_s < state.since_s + form_timeout_s(state):
+    if state.stage != "forming" or state.now_s < state.since_s + form_timeout_s(state):
         return None
     waited = f"the group did not form within {form_timeout_s(state):.0f} s"
+    silent = [p for p in live(state) if p.id not in state.spoke and p.id not in state.joined]
     state = replace(state, timeouts=state.timeouts + 1)
     if not silent:
         return _again(fault(state, "rendezvous", waited))

@@ -6,7 +6,7 @@ import msgspec
 
 from isthmus.journal import events
 from isthmus.journal.events import AnyEvent
-from isthmus.journal.incidents import site_of_agent
+from isthmus.journal.incidents import UNKNOWN, site_of_agent
 
 Level = Literal["critical", "warning", "info"]
 
@@ -87,7 +87,7 @@ def _diagnosed(event: events.Diagnosed) -> Alert:
     victims = f"Failed because of it: {_some(event.victims)}." if event.victims else ""
     entry = f", {event.entry}" if event.entry else ""
     sentences = [
-        f"{event.subject}: {event.fault_class}{entry}, {100 * event.confidence:.0f} % sure.",
+        f"{event.subject}: {event.fault_class or UNKNOWN}{entry}, {100 * event.confidence:.0f} % sure.",
         f"Cause: {_sentence(event.cause)}" if event.cause else "",
         victims,
         WHAT_NEXT.get(event.action, f"Action: {event.action}."),
@@ -100,7 +100,7 @@ def _diagnosed(event: events.Diagnosed) -> Alert:
         kind="diagnosed",
         subject=event.subject,
         text=" ".join(filter(None, sentences)),
-        fault_class=event.fault_class,
+        fault_class=event.fault_class or UNKNOWN,
         entry=event.entry,
         action=event.action,
     )
@@ -128,7 +128,8 @@ def _fault(event: events.Fault) -> tuple[Level, str, str, str]:
     site = site_of_agent(event.source)
     if not site:
         return level, event.kind, event.subject, event.detail
-    after = f", found after {event.wall_s - event.began_s:.2f} s" if 0 < event.began_s <= event.wall_s else ""
+    found_s = event.wall_s - event.began_s if event.began_s else 0.0
+    after = f", found after {found_s:.2f} s" if found_s >= 0.005 else ""
     text = (
         f"{event.subject}: {event.kind.replace('_', ' ')}{after}: {_sentence(event.detail)} The agent of "
         f"{site} is on it: a diagnosis and 'healed' follow. If not within a minute: `isthmus status RUN`."

@@ -88,7 +88,7 @@ def _site_left(view: RunView, event: events.SiteLeft) -> RunView:
 
 def _step_done(view: RunView, event: events.StepDone) -> RunView:
     site = after_step(site_of(view, event.site), event)
-    return replace(view, sites={**view.sites, event.site: site})
+    return troubles.trained_on(replace(view, sites={**view.sites, event.site: site}), event)
 
 
 def _eval_done(view: RunView, event: events.EvalDone) -> RunView:

@@ -18,10 +18,17 @@ CLASSES = 64
 """Classes counted by name; further ones are 'other'."""
 AGENT = "agent/"
 """Of an agent's source; the site follows."""
-UNDIAGNOSED = "undiagnosed"
+UNDIAGNOSED, UNKNOWN = "undiagnosed", "unknown"
+"""Classes of what ended without a diagnosis, and of what a diagnosis could not name."""
 PHASES = ("detect", "diagnose", "regroup", "resume")
-NOT_STOPPING = frozenset({"advice", "client_died", "fail_slow", "link", "link_down", "network_degraded"})
-"""Kinds and classes that a site trains on with: a heal that does not name their subject leaves them open."""
+CONDITIONS = frozenset({
+    "advice", "config", "disk", "disk_full", "fail_slow", "network_degraded", "oom_device", "oom_host",
+    "partition",
+})  # fmt: skip
+"""Kinds and classes that a site trains on with until somebody does something: a heal that does not name their
+subject leaves them open, and how long they last says nothing about recoveries."""
+NOT_STOPPING = CONDITIONS | {"client_died", "link", "link_down"}
+"""With these too, but they pass by themselves."""
 
 
 class Incident(msgspec.Struct, frozen=True, kw_only=True):
@@ -78,6 +85,7 @@ class Tally(msgspec.Struct, frozen=True, kw_only=True):
 
     count: int = 0
     closed: int = 0
+    """Recoveries: those that are over, without conditions that a site trained on with."""
     total_s: float = 0.0
     detect_s: float = 0.0
     last_total_s: float = 0.0
@@ -132,8 +140,9 @@ def counted(tally: Tally, old: Incident | None, new: Incident) -> Tally:
         name = new.fault_class or UNDIAGNOSED
         name = name if name in by_class or len(by_class) < CLASSES else "other"
         by_class = {**by_class, name: by_class.get(name, 0) + 1}
-    is_closed, was_closed = not new.is_open, bool(old and not old.is_open)
-    now_s, before_s = total_s(new) or 0.0, (total_s(old) if old else None) or 0.0
+    is_closed, was_closed = _is_recovery(new), bool(old and _is_recovery(old))
+    now_s = (total_s(new) or 0.0) * is_closed
+    before_s = (total_s(old) or 0.0) * was_closed if old else 0.0
     found_s = (length_s(new, "detect") or 0.0) * is_closed
     found_before_s = (length_s(old, "detect") or 0.0) * was_closed if old else 0.0
     return replace(
@@ -147,13 +156,22 @@ def counted(tally: Tally, old: Incident | None, new: Incident) -> Tally:
     )
 
 
+def _is_recovery(incident: Incident) -> bool:
+    return not incident.is_open and incident.kind not in CONDITIONS
+
+
 def site_of_agent(source: str) -> str:
     """The site that an agent with this source minds; empty for any other source."""
     return source.removeprefix(AGENT) if source.startswith(AGENT) else ""
 
 
 def is_rank(subject: str) -> bool:
-    return subject.startswith("rank")
+    """Or a node of ranks."""
+    return subject.startswith(("rank-", "node-"))
+
+
+def is_site(subject: str, lane: str) -> bool:
+    return subject in (lane, f"site {lane}")
 
 
 Changes = list[tuple[Incident | None, Incident]]
@@ -176,7 +194,8 @@ def after_fault(kept: tuple[Incident, ...], event: events.Fault, lane: str) -> C
     for old in reversed(kept):
         if old.subject != new.subject:
             continue
-        if old.is_open and (old.kind == new.kind or is_rank(old.subject)):
+        is_same = old.kind == new.kind or (is_rank(old.subject) and not {old.kind, new.kind} & CONDITIONS)
+        if old.is_open and is_same:
             return [(old, _merged(old, new))]
         if not old.is_open and event.began_s and old.began_s - FLAP_S <= event.began_s < old.resumed_s:
             return []  # told late, by a source whose clock is behind
@@ -202,19 +221,20 @@ def after_diagnosis(kept: tuple[Incident, ...], event: events.Diagnosed, lane: s
     of_subject = [old for old in kept if old.subject == event.subject and old.is_open]
     of_site = [
         old for old in kept
-        if old.is_open and old.lane == event.subject and is_rank(old.subject) and not old.fault_class
+        if _is_of_site(old, event.subject) and old.is_open and not old.fault_class
         and old.subject not in suffered
     ]  # fmt: skip
     late = [
         old for old in kept
-        if old.subject == event.subject and not old.fault_class and event.wall_s - old.resumed_s < LATE_S
+        if not old.is_open and event.wall_s - old.resumed_s < LATE_S
+        and (old.subject == event.subject or (_is_of_site(old, event.subject) and not old.fault_class))
     ]  # fmt: skip
     changes: Changes = [(old, _diagnosed(old, event)) for old in of_subject or of_site or late[-1:]]
     if not changes:
         new = Incident(
             subject=event.subject,
             lane=lane,
-            kind=event.fault_class,
+            kind=event.fault_class or UNKNOWN,
             detail=_cut(event.cause),
             began_s=event.wall_s,
             detected_s=event.wall_s,
@@ -228,10 +248,15 @@ def after_diagnosis(kept: tuple[Incident, ...], event: events.Diagnosed, lane: s
     ]  # fmt: skip
 
 
+def _is_of_site(old: Incident, site: str) -> bool:
+    """Of the site or one of its ranks and nodes; `site` may be any subject."""
+    return is_site(site, old.lane) and (is_rank(old.subject) or is_site(old.subject, old.lane))
+
+
 def _diagnosed(old: Incident, event: events.Diagnosed) -> Incident:
     return replace(
         old,
-        fault_class=event.fault_class,
+        fault_class=event.fault_class or UNKNOWN,
         entry=event.entry,
         action=event.action,
         confidence=event.confidence,
@@ -262,7 +287,7 @@ def after_heal(kept: tuple[Incident, ...], event: events.Healed) -> Changes | No
             detected_s=event.detected_s or resumed_s,
         )
         return [(None, _healed(new, event, is_first=True))]
-    first = min(ended, key=lambda old: old.began_s)
+    first = min(ended, key=lambda old: (old.kind in CONDITIONS, old.began_s))
     return [(old, _healed(old, event, is_first=old is first)) for old in ended]
 
 
@@ -270,26 +295,40 @@ def _is_ended(old: Incident, event: events.Healed, resumed_s: float) -> bool:
     named = old.subject in event.subjects
     if not old.is_open:  # told as recovered a moment before
         return named and not old.done and 0 < event.began_s <= old.resumed_s
-    stopped = (is_rank(old.subject) or old.subject == event.site) and not NOT_STOPPING & {
-        old.kind,
-        old.fault_class,
-    }
-    return old.began_s <= resumed_s and (named or stopped)
+    return old.began_s <= resumed_s and (named or _stops(old))
+
+
+def _stops(old: Incident) -> bool:
+    """It keeps its site from training."""
+    is_of_group = is_rank(old.subject) or is_site(old.subject, old.lane)
+    return is_of_group and not NOT_STOPPING & {old.kind, old.fault_class}
 
 
 def _healed(old: Incident, event: events.Healed, is_first: bool) -> Incident:
     """The agent's own times are the most exact ones of the fault that came first; others keep theirs."""
+    began_s = min(old.began_s, event.began_s or old.began_s) if is_first else old.began_s
+    detected_s = event.detected_s if is_first and event.detected_s >= began_s else old.detected_s
+    diagnosed_s = event.diagnosed_s if event.diagnosed_s > event.detected_s else 0.0
     return replace(
         old,
-        began_s=min(old.began_s, event.began_s or old.began_s) if is_first else old.began_s,
-        detected_s=(event.detected_s if is_first else 0.0) or old.detected_s,
-        diagnosed_s=(event.diagnosed_s if is_first else 0.0) or old.diagnosed_s or event.diagnosed_s,
-        regrouped_s=event.regrouped_s,
+        began_s=began_s,
+        detected_s=detected_s,
+        diagnosed_s=(diagnosed_s if is_first else 0.0) or old.diagnosed_s or diagnosed_s,
+        regrouped_s=event.regrouped_s if event.regrouped_s >= began_s else 0.0,
         resumed_s=event.resumed_s or event.wall_s,
         done=event.kind or "healed",
         generation=event.generation,
         lost_steps=event.lost_steps,
     )
+
+
+def after_step(kept: tuple[Incident, ...], site: str, started_s: float) -> Changes:
+    """A whole step after a fault was found: what would have kept the site from training has passed."""
+    return [
+        (old, replace(old, resumed_s=started_s))
+        for old in kept
+        if old.is_open and old.lane == site and old.detected_s <= started_s and _stops(old)
+    ]
 
 
 def after_recovery(kept: tuple[Incident, ...], subject: str, kind: str, lane: str, at_s: float) -> Changes:

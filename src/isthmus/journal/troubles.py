@@ -88,6 +88,14 @@ def healed(view: RunView, event: events.Healed) -> RunView:
     return _with_incidents(replace(view, spans=spans, tally=_lost(view.tally, event)), changes)
 
 
+def trained_on(view: RunView, event: events.StepDone) -> RunView:
+    """A step of a site whose ranks an agent minds ends what was told as a fault and passed by itself."""
+    if not site_of(view, event.site).minded:
+        return view
+    started_s = event.wall_s - event.step_s
+    return _with_incidents(view, incidents.after_step(view.incidents, event.site, started_s))
+
+
 def _lost(tally: incidents.Tally, event: events.Healed) -> incidents.Tally:
     return replace(tally, lost_steps=tally.lost_steps + max(0, event.lost_steps))
 

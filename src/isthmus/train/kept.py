@@ -65,7 +65,7 @@ class Kept:
         self.group = KeptCollective(self._make, self.page)
         self.form: Form | None = None
         self._step = -1
-        ears = Ears(abandon=self.group.abandon, leave=leave.ask, inject=self._inject)
+        ears = Ears(abandon=self.group.abandon, leave=leave.ask, inject=self._inject, pulse=self.page.pulse)
         self.line = Lifeline(by.door, self._hello, ears)
 
     def _hello(self) -> Hello:

@@ -17,6 +17,7 @@ from isthmus.ui import text
 
 LAST_ALERTS = 5
 LAST_INCIDENTS = 6
+AT_ONCE_S = 0.001
 PIPE_WIDTH = 120
 _STATE_COLOURS = {"training": "green", "offline": "yellow", "silent": "yellow", "down": "red", "away": "red"}
 _LEVEL_COLOURS = {"critical": "bold red", "warning": "yellow", "info": "dim"}
@@ -155,12 +156,19 @@ def _incidents(shown: Figures, view: RunView) -> Table:
             text.duration(told.began_s - view.started_s),
             told.subject,
             what_of(told),
-            text.duration(told.detect_s or None),
+            found_after(told),
             "OPEN" if told.open else text.duration(told.total_s),
             str(told.lost_steps) if told.done else text.NONE,
             style="bold red" if told.open else None,
         )
     return table
+
+
+def found_after(told: IncidentFigures) -> str:
+    """'at once' below a millisecond; unknown where nothing tells when it began."""
+    if not told.detect_s:
+        return text.NONE
+    return text.duration(told.detect_s) if told.detect_s >= AT_ONCE_S else "at once"
 
 
 def what_of(told: IncidentFigures) -> str:

@@ -48,6 +48,12 @@ VERBS = (
     Verb("export", "export:export", "Write a run's model for Hugging Face transformers.", READ),
     Verb("data", "data:app", "Prepare and inspect training data.", SET_UP),
     Verb("plan", "plan:app", "Plan a run, and judge plans and measured runs.", SET_UP),
+    Verb(
+        "diagnose",
+        "diagnose:diagnose",
+        "Name the fault that ended a run, its rank, and what to do, from logs.",
+        KEEP,
+    ),
     Verb("faults", "faults:app", "Look up faults: what they look like, and what to do about them.", KEEP),
     Verb("probe", "probe:probe", "Measure this machine, and the blocks of a run's model on it.", MEASURE),
     Verb("bench", "bench:bench", "Run a benchmark and print its figures beside their targets.", MEASURE),

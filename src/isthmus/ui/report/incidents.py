@@ -10,7 +10,7 @@ from isthmus.journal.view import RunView
 from isthmus.ui import text
 from isthmus.ui.report import html
 from isthmus.ui.report.svg import Axis, Bar, lane_chart, ticks
-from isthmus.ui.tables import what_of
+from isthmus.ui.tables import found_after, what_of
 
 WORDS = {"detect": "until found", "diagnose": "until diagnosed", "regroup": "until regrouped",
          "resume": "until back"}  # fmt: skip
@@ -65,7 +65,7 @@ def _spent(shown: Figures) -> str:
             name,
             _share(ettr),
             _share(goodput),
-            *(text.duration(getattr(spent, part) or None) for _, part, _ in SHARES),
+            *(text.duration(_part_s(spent, part)) for _, part, _ in SHARES),
         ]
         for name, spent, ettr, goodput in rows
     ]
@@ -84,11 +84,17 @@ def _share(value: float | None) -> str:
     return text.NONE if value is None else text.percent(value)
 
 
+def _part_s(spent: TimeSpent, part: str) -> float | None:
+    """None below a millisecond, which is rounding."""
+    amount_s = getattr(spent, part)
+    return amount_s if amount_s >= 0.001 else None
+
+
 def _stack(spent: TimeSpent) -> str:
     parts = [
         (f"{name}: {text.duration(amount_s)}, {text.percent(amount_s / spent.wall_s)}", amount_s, kind)
         for name, part, kind in SHARES
-        if spent.wall_s and (amount_s := getattr(spent, part))
+        if (amount_s := _part_s(spent, part))
     ]
     return html.stack(parts)
 
@@ -148,7 +154,9 @@ def _short(subject: str) -> str:
 
 
 def _key() -> list[tuple[str, str]]:
-    return [(word, f"var(--{name})") for name, word in WORDS.items()] + [("not over", "var(--bad)")]
+    return [(word, f"var(--{name})") for name, word in WORDS.items()] + [
+        ("not over", "color-mix(in srgb, var(--bad) 45%, transparent)")
+    ]
 
 
 def _tables(view: RunView, told: Sequence[IncidentFigures]) -> list[str]:
@@ -201,8 +209,8 @@ def _length_s(of: IncidentFigures, view: RunView) -> float:
 
 
 def _row(of: IncidentFigures, view: RunView, longest_s: float) -> str:
-    times = (of.detect_s or None, of.diagnose_s, of.regroup_s, of.resume_s)
-    cells = [text.duration(value) for value in times]
+    times = (of.diagnose_s, of.regroup_s, of.resume_s)
+    cells = [found_after(of), *(text.duration(value) for value in times)]
     cells += ["open" if of.open else text.duration(of.total_s), str(of.lost_steps) if of.done else text.NONE]
     numbers = "".join(f"<td>{escape(cell)}</td>" for cell in cells)
     return (
