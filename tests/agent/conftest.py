@@ -7,6 +7,7 @@ import os
 import random
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -17,7 +18,6 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from isthmus.agent.launch import free_port
 from isthmus.agent.prepare import write_run
 from isthmus.data.dataset import prepare
 from isthmus.errors import IsthmusError
@@ -75,7 +75,7 @@ class Cluster:
 
     def __init__(self, folder: Path, spec: RunSpec, num_nodes: int = 2):
         self.folder, self.spec = folder, spec
-        self.port = free_port()
+        self.port = lasting_port()
         self.fleet = FleetSpec(sites={SITE: SiteSpec(nodes=[NodeSpec(count=num_nodes)])})
         self.certs = folder / "certs"
         certs.init(self.certs, [SITE], ["127.0.0.1"], datetime.datetime.now(datetime.UTC))
@@ -221,6 +221,14 @@ class Cluster:
 
     def _is_of(self, live: Path) -> bool:
         return any(str(live) in path.read_text() for path in self.folder.glob("*/sites/*/agent*.json"))
+
+
+def lasting_port() -> int:
+    """Nobody has it, and the system gives it to nobody: a keeper that is restarted takes it again."""
+    while True:
+        port = random.randrange(20_000, 32_000)
+        with contextlib.suppress(OSError), socket.create_server(("127.0.0.1", port)):
+            return port
 
 
 def _line(pid: int) -> str:

@@ -57,6 +57,8 @@ class Remote:
     site: str
     servers: list[str]
     certs: Path
+    listen: str = ""
+    """Where the site's other nodes may join."""
 
 
 @dataclass(frozen=True)
@@ -99,11 +101,19 @@ def run_site(path: Path, work: Work, remote: Remote, environment: dict[str, str]
     write_run(place, spec, fleet, plan, hosts=None)
     if rank:
         become_rank(place, site, remote.servers, remote.certs, rank)
-    launch = Launch(place, plan, fleet, only_site=site.name, servers=remote.servers, certs=remote.certs)
+    launch = Launch(
+        place,
+        plan,
+        fleet,
+        only_site=site.name,
+        servers=remote.servers,
+        certs=remote.certs,
+        listen=remote.listen,
+    )
     return _supervise(launch, spec, Stopping())
 
 
-def run(path: Path, work: Work) -> RunView:
+def run(path: Path, work: Work, listen: str = "") -> RunView:
     """Trains to the end of the budget; returns what the journal says of it.
 
     Raises IsthmusError where no site could finish, DegradedError where only some could. After the first
@@ -115,7 +125,7 @@ def run(path: Path, work: Work) -> RunView:
         print(f"note: {warning}", file=sys.stderr)
     resumed = write_run(place, spec, fleet, plan)
     prepare_data(spec)
-    launch = Launch(place, plan, fleet)
+    launch = Launch(place, plan, fleet, listen=listen)
     launch.journal.emit(started(spec, plan))
     print(f"{'resuming' if resumed else 'training'} in {path}", file=sys.stderr)
     return _supervise(launch, spec, Stopping())
