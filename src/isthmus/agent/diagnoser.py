@@ -32,10 +32,10 @@ class Diagnoser:
         ending = _ending(code)
         lines = [*words.splitlines(), ending]
         hits = [(line, entry) for line in lines for entry in self._signatures.hits(line)[:1]]
-        best = next((hit for hit in hits if not _weak(hit[1])), hits[0] if hits else None)
+        best = next((hit for hit in hits if not is_weak(hit[1])), hits[0] if hits else None)
         if best is None:
             return self._diagnosis(rank, None, 0.0, [(ending, log)])
-        confidence = _GENERIC if _weak(best[1]) else _NAMED
+        confidence = _GENERIC if is_weak(best[1]) else _NAMED
         return self._diagnosis(rank, best[1], confidence, [(best[0], log), (ending, log)])
 
     def of_finding(self, finding: Finding) -> Diagnosis:
@@ -73,7 +73,8 @@ class Diagnoser:
         return Diagnosis(best=suspicion, cause=cause, verify=entry.verify if entry else "", evidence=evidence)
 
 
-def _weak(entry: Entry) -> bool:
+def is_weak(entry: Entry) -> bool:
+    """Says that something failed, not what: an effect, a signal, any error of the program."""
     return entry.victim or entry.id in LEAST_SPECIFIC or entry.id.startswith("PROC-SIG")
 
 
