@@ -38,6 +38,11 @@ class Exchange:
         for local, where in self._slices():
             local.copy_(self._base[where])
 
+    def load_snapshot(self) -> None:
+        """local parameters := snapshot."""
+        for local, where in self._slices():
+            local.copy_(self._snapshot[where])
+
     def take_up(self) -> None:
         """local := (local - reference) + base; exact where local equals reference bit for bit."""
         for local, where in self._slices():
