@@ -30,7 +30,7 @@ from isthmus.errors import InputError, UnreachableError
 from isthmus.outer import bridge, ranges
 from isthmus.outer.layout import build_layout
 from isthmus.outer.parameters import Exchange
-from isthmus.outer.site_state import SiteState, Stand, Todo
+from isthmus.outer.site_state import Kept, SiteState, Stand, Todo
 from isthmus.outer.spawn import ClientProcess
 from isthmus.outer.window import Window
 from isthmus.wire.line import LineClosedError
@@ -108,6 +108,8 @@ class Site(AbstractContextManager["Site"]):
         self._state = SiteState(step=stand.step if stand else 0)
         self._redo: list[ranges.Range] = []
         self._left = False
+        self.changed = False
+        """Entering it changed the parameters here."""
         self.wait_s = 0.0
         """Seconds spent waiting for leases or versions so far."""
         self._lap = (time.monotonic(), 0.0)
@@ -158,7 +160,7 @@ class Site(AbstractContextManager["Site"]):
             return False
         self._lap = (time.monotonic(), self.wait_s)
         if self._state.step == stand.step:
-            self._catch_up()
+            self.changed = self._catch_up()
         return True
 
     def _recall(self, note: SiteState, unheard: Iterable[bridge.LocalMessage], stand: Stand) -> bool:
@@ -184,9 +186,9 @@ class Site(AbstractContextManager["Site"]):
         """The ranks stand at the step of the note: what became of the parameters there, and what else was
         to be done.
         """
-        found = self._state.in_snapshot
+        found = self._state.kept != Kept.OTHERS
         if found:
-            self._exchange.load_snapshot()
+            self._exchange.load_kept(self._state.kept)
         try:
             return self._finish_step() or found
         except LineClosedError:
@@ -207,6 +209,7 @@ class Site(AbstractContextManager["Site"]):
         state.may_push = started.may_push
         self._wait_until(lambda: state.base is not None, "the first parameters")
         self._take_up()
+        self.changed = True
         state.reset = False
         self._lap = (time.monotonic(), self.wait_s)
 
@@ -286,12 +289,16 @@ class Site(AbstractContextManager["Site"]):
         """
         try:
             self._look(0)
-            if self._state.base is None or (self._state.strict and self._state.ranges):
+            if self._state.base is None or (self._state.strict and self._state.ranges) or self._kept_here():
                 return False
             self._take_up()
         except LineClosedError:
             self._rejoin()
         return True
+
+    def _kept_here(self) -> bool:
+        """The snapshot is needed as it is, until the next step or push."""
+        return self._state.kept == Kept.SNAPSHOT and self._state.window.steps > 0
 
     def was_reset(self) -> bool:
         """Whether the optimizer's moments must start afresh, since the last call."""
@@ -323,7 +330,7 @@ class Site(AbstractContextManager["Site"]):
         window.add_groups(group_tokens)
         state.since_push += 1
         state.step += 1
-        state.samples, state.todo, state.in_snapshot = done, Todo.LOOK, False
+        state.samples, state.todo, state.kept = done, Todo.LOOK, Kept.OTHERS
         try:
             self._tell_rate()
             self._note()
@@ -400,12 +407,13 @@ class Site(AbstractContextManager["Site"]):
     def _push(self, then: Todo = Todo.NOTHING) -> None:
         state = self._state
         window, state.window = state.window, Window()
-        self._exchange.save()
+        if state.kept != Kept.SNAPSHOT:
+            self._exchange.save()
         state.pushes += 1
         state.since_push = 0
         state.may_push = False
         state.base = None
-        state.todo, state.in_snapshot = then, True
+        state.todo, state.kept = then, Kept.SNAPSHOT if self._stand else Kept.OTHERS
         self._line.send(
             bridge.Pushed(
                 ranges=ranges.normal(window.samples),
@@ -421,6 +429,7 @@ class Site(AbstractContextManager["Site"]):
         state = self._state
         base, state.base = state.base, None
         assert base is not None
+        has_progress = state.window.steps > 0 and not base.reset
         if base.reset:
             self._exchange.load()
             state.ranges = []
@@ -428,12 +437,15 @@ class Site(AbstractContextManager["Site"]):
             state.reset = base.moments
             if base.moments and state.version >= 0 and self._optimizer is not None:
                 self._optimizer.state.clear()
+        elif self._stand and not has_progress:
+            self._exchange.load()
         else:
             self._exchange.take_up()
         state.version = base.version
         if self._stand:
-            self._exchange.save()
-            state.in_snapshot = True
+            state.kept = Kept.SNAPSHOT if has_progress else Kept.REFERENCE
+            if has_progress:
+                self._exchange.save()
         self._line.send(bridge.Taken(base.version, delay_steps=state.since_push, note=self._noted()))
 
     def leave(self, reason: str, timeout_s: float = 60.0) -> None:

@@ -41,6 +41,18 @@ class Todo(IntEnum):
     """For the version of the push just made: strict, without delay."""
 
 
+class Kept(IntEnum):
+    """Where the parameters after the last step are, beside rank 0. Other ranks have them as they were before
+    a version was taken up, or in part, until the order that follows is carried out.
+    """
+
+    OTHERS = 0
+    SNAPSHOT = 1
+    """In the shared snapshot."""
+    REFERENCE = 2
+    """They are the reference: a base was taken up without any progress on top."""
+
+
 class SiteState(msgspec.Struct, kw_only=True):
     """Replayed by a rank 0 that comes in place of another: this, and what the client has said since."""
 
@@ -49,9 +61,7 @@ class SiteState(msgspec.Struct, kw_only=True):
     samples: list[Range] = []
     """Of the last step."""
     todo: Todo = Todo.NOTHING
-    in_snapshot: bool = False
-    """The shared snapshot holds the parameters as this site has them after that step. What other ranks hold
-    may be older by one version."""
+    kept: Kept = Kept.OTHERS
     heard: int = 0
     """Messages of the client that are in this."""
     window: Window = msgspec.field(default_factory=Window)

@@ -17,7 +17,7 @@ class SiteFeed:
         self._site = site
         self._num_samples = num_samples
         self._reached = 0
-        self._changed = True
+        self._changed = site.changed
 
     @property
     def version(self) -> int:
