@@ -18,7 +18,7 @@ import torch
 from isthmus.outer import bridge, messages
 from isthmus.outer import site as site_module
 from isthmus.outer.client_events import Blob, Dialled, Heard
-from isthmus.outer.client_executor import Client
+from isthmus.outer.client_executor import REPLACE_S, Client
 from isthmus.outer.member import state as machine
 from isthmus.outer.merge import hash_fragments
 from isthmus.outer.parameters import Exchange
@@ -385,3 +385,53 @@ def test_samples_are_handed_in_once(world, shape):
     pieces = sorted(piece for ranges, *_ in calm.server.commits for piece in ranges)
     assert all(left[1] <= right[0] for left, right in pairwise(pieces))
     assert total(normal(pieces)) == STEPS * BATCH
+
+
+def test_where_the_client_has_no_note_the_ranks_start_over(world):
+    found = world(late=1, kills={0})
+    assert "no note of step 0" in found.log.texts()[0]
+    assert total(normal([piece for ranges, *_ in found.server.commits for piece in ranges])) == STEPS * BATCH
+
+
+def test_ranks_that_stand_elsewhere_start_over(world):
+    """As after a checkpoint: the note is of a step that nobody stands near."""
+    found = world(late=1)
+    recall = found.client._recall
+    assert [recall.answer(STEPS + ahead) is not None for ahead in range(-2, 3)] == [
+        False,
+        True,
+        True,
+        True,
+        False,
+    ]
+
+
+def test_ranks_that_nobody_replaces_count_as_dead(tmp_path, monkeypatch):
+    world = World(tmp_path, monkeypatch, kills={20})
+    with pytest.raises(Killed):
+        world.life()
+    world.client_takes(Heard(world.far, None))
+    assert world.client._state.attached
+    world.clock.time_s += REPLACE_S + 1.0
+    world.client_takes()
+    assert not world.client._state.attached
+    assert world.server.lost
+    world.successor = True
+    world.life()
+    assert [text for text in world.log.texts() if "start over" in text]
+
+
+def test_a_site_asked_to_leave_does_not_wait_for_another_rank_0(tmp_path, monkeypatch):
+    world = World(tmp_path, monkeypatch, kills={20})
+    with pytest.raises(Killed):
+        world.life()
+    world.client_takes(Heard(world.far, None))
+    world.client.stop("checkpoint")
+    monkeypatch.setattr("isthmus.outer.client_executor.TICK_S", 0.01)
+    world.client._sampled_s = 1e12
+    assert world.client.run([FakeSession()]) == "checkpoint"
+    assert world.server.lost
+
+
+class FakeSession:
+    error = None
