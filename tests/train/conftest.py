@@ -18,7 +18,7 @@ from isthmus.planner.make import make_plan
 from isthmus.spec.fleet import FleetSpec, NodeSpec, SiteSpec
 from isthmus.spec.model import ModelSpec
 from isthmus.spec.run import DataSpec, RunSpec, SourceSpec, TrainSpec
-from isthmus.train.feed import Feed, LocalFeed
+from isthmus.train.feed import Feed, LocalFeed, Start
 from isthmus.train.job import Crew, Job, Outcome
 from isthmus.train.learner import Learner
 from isthmus.train.loop import build_learner, train
@@ -94,7 +94,7 @@ class Runner:
         if self.notice:
             self.leave.ask(self.notice)
 
-        def open_feed(learner: Learner) -> Feed:
+        def open_feed(learner: Learner, start: Start) -> Feed:
             return self.open_feed(learner) if self.open_feed else LocalFeed(job.plan.total_samples)
 
         journal = Journal(self.folder, f"rank/here/{group.rank}")

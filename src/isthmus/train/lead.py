@@ -93,7 +93,7 @@ class Lead:
 
     def succeed(self) -> None:
         """Stand in for a lead that died, from what the other ranks remember. The last step is told again:
-        that lead may have died before telling it.
+        that lead may have died before telling it. Feeds that know it already leave it at that.
         """
         self._feed_state = {"reached": self._standing.position.reached}
         self._told_step = self._standing.position.step - 1

@@ -24,7 +24,7 @@ from isthmus.models.transformer import Transformer
 from isthmus.train.batches import Batches, Rows
 from isthmus.train.checkpoint import CHECKPOINTS, drop_after
 from isthmus.train.export import check_start
-from isthmus.train.feed import Done, Feed, Work
+from isthmus.train.feed import Done, Feed, Start, Work
 from isthmus.train.job import Crew, Job, Outcome
 from isthmus.train.lead import Lead
 from isthmus.train.learner import Learner
@@ -34,8 +34,8 @@ from isthmus.train.standing import Standing, find_donor, take_state
 from isthmus.weights.folder import open_model
 from isthmus.weights.source import Floats
 
-OpenFeed = Callable[[Learner], Feed]
-"""Makes rank 0's feed, once the model holds its first (or resumed) parameters."""
+OpenFeed = Callable[[Learner, Start], Feed]
+"""Makes rank 0's feed, once the model holds its first (or resumed, or the other ranks') parameters."""
 
 HASHED_PARTS = 64
 """The parameters are hashed part by part, one after each step: ranks that differ are found within as many."""
@@ -106,11 +106,11 @@ class Rank:
         donor, step, is_even = find_donor(group, standing)
         is_lead = group.rank == 0
         if step < 0 and is_lead and self._lead is None:
-            self._lead = self._new_lead(Lead.resume)
+            self._lead = self._new_lead(is_successor=False)
         if step < 0 or not is_even:
             take_state(group, learner, standing, donor if step >= 0 else 0)
         if is_lead and self._lead is None:
-            self._lead = self._new_lead(Lead.succeed)
+            self._lead = self._new_lead(is_successor=True)
         if self._lead:
             self._lead.caught_up()
         learner.page.regrouped(getattr(group, "generation", 0), standing.position.step)
@@ -125,10 +125,15 @@ class Rank:
             if self._crew.group.rank == 0:
                 drop_after(DiskStore(), self._crew.job.folder / CHECKPOINTS, bound)
 
-    def _new_lead(self, start: Callable[[Lead], None]) -> Lead:
+    def _new_lead(self, is_successor: bool) -> Lead:
         lead = Lead(self._crew, self.standing)
-        start(lead)
-        lead.open(self._open_feed(self._crew.learner))
+        if is_successor:
+            lead.succeed()
+        else:
+            lead.resume()
+        last = self.standing.last
+        start = Start(self.standing.position.step, last.work.ranges if last else [], is_successor)
+        lead.open(self._open_feed(self._crew.learner, start))
         return lead
 
     def steps(self) -> Outcome:
