@@ -51,6 +51,8 @@ class Brood:
 
     log: Path
     env: Mapping[str, str] = field(default_factory=dict)
+    imports: Sequence[str] = ()
+    """The module that the nursery imports, if it is not that of a run's ranks."""
     pids: dict[str, int] = field(default_factory=dict)
     _descriptors: dict[int, str] = field(default_factory=dict)
     _nursery: subprocess.Popen[bytes] | None = None
@@ -70,7 +72,7 @@ class Brood:
         self.log.parent.mkdir(parents=True, exist_ok=True)
         with open(self.log, "ab") as log:
             self._nursery = subprocess.Popen(
-                leash.command(_NURSERY, []),
+                leash.command(_NURSERY, self.imports),
                 env={**os.environ, **self.env, **single, "RAYON_NUM_THREADS": "1"},
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,

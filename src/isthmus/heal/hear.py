@@ -52,7 +52,13 @@ def _spoke(state: KeeperState, process: Process) -> KeeperState:
 
 def _hello(state: KeeperState, process: Process, message: Hello) -> KeeperState:
     state = put_process(
-        state, replace(process, pid=message.pid, has_state=process.has_state or message.step >= 0)
+        state,
+        replace(
+            process,
+            pid=message.pid,
+            has_state=process.has_state or message.step >= 0,
+            stays=message.stays,
+        ),
     )
     state = advanced(state, message.step)
     if process.id not in state.members:
@@ -167,8 +173,8 @@ def _failed(state: KeeperState, process: Process, message: Failed) -> KeeperStat
     known = (*state.errors, (process.id, rank, message.step, message.error))
     state = replace(state, errors=known[-state.policy.errors_kept :], record_due=True)
     traceback = message.traceback[-TEXT_KEPT:]
-    if message.exit_code in USER_ERRORS:
-        state = end(state, message.error, message.exit_code, traceback)
+    if message.final or message.exit_code in USER_ERRORS:
+        state = end(state, message.error, message.exit_code or 1, traceback)
     elif again:
         state = end(state, f"the same error twice: {message.error}", message.exit_code or 1, traceback)
     if rank >= 0:

@@ -18,6 +18,8 @@ class Hello(msgspec.Struct, frozen=True, tag=True):
     generation: int = 0
     step: int = -1
     """Optimizer steps of the state it has; -1: it has none."""
+    stays: bool = True
+    """It can take a place in one group after another; False: it must be started anew for each."""
 
 
 class Warm(msgspec.Struct, frozen=True, tag=True):
@@ -78,6 +80,8 @@ class Failed(msgspec.Struct, frozen=True, tag=True):
     """Its last line, without what differs between two runs of it."""
     traceback: str
     exit_code: int
+    final: bool = False
+    """Whoever starts it again gets the same error again."""
 
 
 class Leaving(msgspec.Struct, frozen=True, tag=True):

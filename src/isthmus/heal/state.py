@@ -40,6 +40,8 @@ class Process(msgspec.Struct, frozen=True, kw_only=True):
     has_state: bool = False
     left: bool = False
     """It said it ends in order."""
+    stays: bool = True
+    """It outlives its group."""
 
 
 class Trouble(msgspec.Struct, frozen=True, kw_only=True):

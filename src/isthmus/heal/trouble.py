@@ -85,11 +85,16 @@ def climb(state: KeeperState, ladder: str) -> KeeperState:
 
 
 def break_group(state: KeeperState) -> KeeperState:
-    """This generation is over: its members break their sockets and wait for the next."""
+    """This generation is over: its members break their sockets and wait for the next, or end with it."""
     if state.stage == "empty":
         return state
-    told = (Tell(process.id, Abandon(state.generation)) for process in live(state))
-    return replace(say(state, *told), stage="empty", since_s=state.now_s)
+    members = live(state)
+    told = (Tell(process.id, Abandon(state.generation)) for process in members if process.stays)
+    state = replace(say(state, *told), stage="empty", since_s=state.now_s)
+    for process in members:
+        if not process.stays:
+            state = doom(state, process)
+    return state
 
 
 def doom(state: KeeperState, process: Process) -> KeeperState:

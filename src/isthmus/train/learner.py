@@ -1,7 +1,7 @@
 """A model in training on this rank: one optimizer step, one evaluation. Knows nothing of feeds and files."""
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from math import isfinite
 
@@ -14,6 +14,7 @@ from isthmus.errors import IsthmusError
 from isthmus.faults.inject.kinds import Point
 from isthmus.faults.page import PageWriter, Phase
 from isthmus.models.transformer import Transformer
+from isthmus.parallel.bits import checksum
 from isthmus.parallel.data_parallel import DataParallel
 from isthmus.spec.run import TrainSpec
 from isthmus.train.balance import Balancer, ExpertStats
@@ -23,7 +24,6 @@ from isthmus.train.optimizer import clip_gradients, make_optimizer
 from isthmus.weights.tensorfile import Arrays
 
 MAX_LOST_STEPS = 10
-_BITS = {2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
 @dataclass(frozen=True)
@@ -181,24 +181,9 @@ class Learner:
             for tensor in self._moments().values():
                 self.group.broadcast_(tensor, root)
 
-    @torch.no_grad()
     def checksum(self, piece: int, pieces: int) -> int:
-        """Of one of `pieces` equal parts of the parameters: the sum of their bit patterns. Ranks that hold
-        the same bits have the same one, whatever the order of adding; one flipped bit changes it.
-        """
-        total = 0
-        for bits, start, stop in self._parts(piece, pieces):
-            total += int(bits[start:stop].sum(dtype=torch.int64))
-        return total & (2**63 - 1)
-
-    def _parts(self, piece: int, pieces: int) -> Iterator[tuple[Tensor, int, int]]:
-        size = sum(parameter.numel() for parameter in self._parameters)
-        first, last, offset = size * piece // pieces, size * (piece + 1) // pieces, 0
-        for parameter in self._parameters:
-            start, stop = max(0, first - offset), min(parameter.numel(), last - offset)
-            if start < stop:
-                yield parameter.detach().view(-1).view(_BITS[parameter.element_size()]), start, stop
-            offset += parameter.numel()
+        """Of one of `pieces` equal parts of the parameters, see `parallel.bits`."""
+        return checksum(self._parameters, piece, pieces)
 
     def parameters(self) -> dict[str, np.ndarray]:
         """By name, on the host; where they live there, these are the parameters' own memory."""

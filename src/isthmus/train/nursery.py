@@ -1,4 +1,4 @@
-"""Forks ranks from a process that has imported all they need: `python -m isthmus.train.nursery`.
+"""Forks ranks from a process that has imported all they need: `python -m isthmus.train.nursery [MODULE]`.
 
 A fresh interpreter imports torch for seconds, a fork has it. Only a process that never ran a second thread
 may be forked, and never one that holds an accelerator's context: this one computes nothing. Orders come on
@@ -7,6 +7,7 @@ child's parent is whoever started this nursery, if that is a subreaper: the chil
 its end is seen there.
 """
 
+import importlib
 import os
 import sys
 import traceback
@@ -16,6 +17,8 @@ from typing import NoReturn
 import msgspec
 
 READY = "ready"
+RANKS = "isthmus.train.__main__"
+"""What is imported where nothing else is named; a `prepare` in it is called before the first fork."""
 
 
 class Birth(msgspec.Struct, frozen=True, kw_only=True):
@@ -34,8 +37,9 @@ def main() -> None:
     import torch
 
     torch.set_num_threads(1)
-    import isthmus.train.__main__  # noqa: F401
-
+    module = importlib.import_module(sys.argv[1] if len(sys.argv) > 1 else RANKS)
+    if prepare := getattr(module, "prepare", None):
+        prepare()
     print(READY, flush=True)
     for line in sys.stdin:
         birth = msgspec.json.decode(line, type=Birth)
@@ -69,8 +73,6 @@ def _orphan(birth: Birth) -> NoReturn:
 
 
 def _live(birth: Birth) -> int:
-    import importlib
-
     import torch
 
     os.setsid()

@@ -15,6 +15,7 @@ from isthmus.agent.finish import save_final
 from isthmus.agent.launch import USER_ERRORS, Launch
 from isthmus.agent.prepare import is_written, started, write_run
 from isthmus.agent.rank import become_rank, check_place, rank_place, wait_until
+from isthmus.agent.under import is_one_node, lead, node_of
 from isthmus.data.dataset import prepare
 from isthmus.data.prepare import Progress as DataProgress
 from isthmus.errors import DegradedError, InputError, IsthmusError, NotFoundError
@@ -80,7 +81,9 @@ def plan_work(spec: RunSpec, fleet: FleetSpec, given: Plan | None = None) -> Wor
 
 
 def run_site(path: Path, work: Work, remote: Remote, environment: dict[str, str]) -> RunView:
-    """One site against a server elsewhere; under torchrun or srun this process becomes its rank."""
+    """One site against a server elsewhere. Under torchrun or srun on one node, the first process keeps the
+    ranks and the others wait for it; on several nodes each becomes its rank.
+    """
     place, spec, fleet, plan = RunDir(path), work.spec, work.fleet, work.plan
     if remote.site in left_out(plan, fleet):
         raise InputError(
@@ -94,6 +97,12 @@ def run_site(path: Path, work: Work, remote: Remote, environment: dict[str, str]
     rank = rank_place(environment)
     if rank:
         check_place(rank, site)
+    if rank and is_one_node(environment, rank) and (node := node_of(environment)):
+        views: list[RunView] = []
+        code = lead(node, lambda: views.append(run_site(path, work, remote, {})) or 0)
+        if not views:
+            raise SystemExit(code)
+        return views[0]
     if rank and not rank.is_first_of_node:
         wait_until(lambda: is_written(place, spec, fleet, plan), path)
         become_rank(place, site, remote.servers, remote.certs, rank)

@@ -45,7 +45,8 @@ def _default(value: object) -> str | None:
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one verb and returns the exit code. Shows a traceback only where ISTHMUS_DEBUG=1."""
     arguments = list(sys.argv[1:] if argv is None else argv)
-    as_json = "--json" in arguments
+    ours = arguments[: arguments.index("--")] if "--" in arguments else arguments
+    as_json = "--json" in ours
     try:
         app = build_app(run=next((word for word in arguments if not word.startswith("-")), None))
         code = app(arguments, exit_on_error=False, print_error=not as_json, result_action="return_value")

@@ -31,8 +31,8 @@ def train(  # noqa: PLR0913 - each is an option of the command
     Without --site all sites of the fleet start here, with the parameter server; the same command again
     resumes the run. Ctrl-C checkpoints and stops (exit code 130), a second one stops at once.
 
-    With --site this is one site of a larger run. Under torchrun or srun it is one rank of that site, and the
-    launcher is told so: `torchrun --nproc-per-node 2 --no-python isthmus train run.yaml --fleet fleet.yaml
+    With --site this is one site of a larger run. Under torchrun or srun the ranks of that site are as many as
+    the launcher's tasks: `torchrun --nproc-per-node 2 --no-python isthmus train run.yaml --fleet fleet.yaml
     --site NAME --server HOST:PORT --certs DIR`, or `srun isthmus train ...` with one task per chip.
 
     Parameters

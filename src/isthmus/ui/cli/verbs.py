@@ -48,6 +48,7 @@ VERBS = (
     Verb("export", "export:export", "Write a run's model for Hugging Face transformers.", READ),
     Verb("data", "data:app", "Prepare and inspect training data.", SET_UP),
     Verb("plan", "plan:app", "Plan a run, and judge plans and measured runs.", SET_UP),
+    Verb("run", "run:run", "Run a PyTorch training script on this node and keep it alive.", KEEP),
     Verb(
         "diagnose",
         "diagnose:diagnose",
