@@ -3,11 +3,11 @@
 from collections.abc import Callable
 
 from isthmus_bench.document import Result
-from isthmus_bench.faults import corruption
+from isthmus_bench.faults import corruption, kill
 
 Family = Callable[[bool], list[Result]]
 
-FAMILIES: tuple[Family, ...] = (corruption.run,)
+FAMILIES: tuple[Family, ...] = (kill.run, corruption.run)
 
 SOAKS: tuple[Family, ...] = ()
 """What takes an hour."""
