@@ -9,7 +9,15 @@ Family = Callable[[bool], list[Result]]
 
 FAMILIES: tuple[Family, ...] = (corruption.run,)
 
+SOAKS: tuple[Family, ...] = ()
+"""What takes an hour."""
+
 
 def run(quick: bool) -> list[Result]:
     """All `faults.*` rows."""
     return [result for family in FAMILIES for result in family(quick)]
+
+
+def soak(quick: bool) -> list[Result]:
+    """The long rows instead of the others."""
+    return [result for family in SOAKS for result in family(quick)]
