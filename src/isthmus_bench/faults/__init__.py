@@ -3,13 +3,15 @@
 from collections.abc import Callable
 
 from isthmus_bench.document import Result
-from isthmus_bench.faults import corruption
+from isthmus_bench.faults import controller, corruption, hang, numbers, overhead, site_cut, slow, storm
 
 Family = Callable[[bool], list[Result]]
 
-FAMILIES: tuple[Family, ...] = (corruption.run,)
+FAMILIES: tuple[Family, ...] = (
+    corruption.run, hang.run, numbers.run, slow.run, overhead.run, storm.run, controller.run, site_cut.run,
+)  # fmt: skip
 
-SOAKS: tuple[Family, ...] = ()
+SOAKS: tuple[Family, ...] = (hang.soak, storm.soak)
 """What takes an hour."""
 
 
