@@ -17,8 +17,9 @@ from isthmus.agent.drills import Drills
 from isthmus.agent.live import listen
 from isthmus.agent.stacks import Stacks
 from isthmus.agent.watch import Watcher
-from isthmus.errors import IsthmusError, StorageError
-from isthmus.faults.page import page_file
+from isthmus.errors import CorruptError, IsthmusError, StorageError
+from isthmus.faults.detect.process import read_process
+from isthmus.faults.page import PageReader, page_file
 from isthmus.heal import actions, events
 from isthmus.heal.decide import decide
 from isthmus.heal.lifeline import KeeperLine
@@ -93,6 +94,21 @@ class Keeper:
         self._door = listen(self.site.live / "door.sock")
         self.brood.open()
         self._happened(events.NodeJoined(now_s=now_s, node=NODE, slots=self.site.world_size))
+        self._meet_again(self.state.members)
+
+    def _meet_again(self, processes: tuple[str, ...]) -> None:
+        """Watch those of an earlier life before they say a word; one that died meanwhile never will."""
+        for process in processes:
+            page = page_file(self.site.live, process)
+            if (pid := pid_of(page)) is None:
+                continue
+            if is_process(pid, process):
+                self.brood.adopt(process, pid)
+            if process not in self.brood.pids:
+                page.unlink(missing_ok=True)
+                words = "it ended while the site had no agent"
+                now_s = time.monotonic()
+                self._happened(events.Exited(now_s=now_s, process=process, code=None, words=words))
 
     def turn(self) -> actions.End | None:
         """Waits for something to happen, for at most `POLL_S`, and deals with it."""
@@ -304,6 +320,27 @@ class Keeper:
         self._door.close()
         for line in self._lines.values():
             line.close()
+
+
+def pid_of(page: Path) -> int | None:
+    """Of the process that writes this page; None where there is no page."""
+    with contextlib.suppress(FileNotFoundError, CorruptError):
+        reader = PageReader(page)
+        try:
+            return reader.read().pid
+        finally:
+            reader.close()
+    return None
+
+
+def is_process(pid: int, process: str) -> bool:
+    """It lives and goes by this name: a number may have been given away again."""
+    known = read_process(pid)
+    if known is None or known.letter in "ZX":
+        return False
+    with contextlib.suppress(OSError):
+        return process.encode() in Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").split()
+    return False
 
 
 def read_record(path: Path) -> actions.Record | None:

@@ -28,6 +28,8 @@ FIRST_STEPS = 10
 WATCH_S = 6.0
 """After a kill, in which the longest gap between two steps is looked for."""
 PEER_WATCH_S = 15.0
+PEER_ENV = {"OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo", "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"}
+"""The last: without it a job of torchrun with gloo never comes back from a restart (pytorch#167288)."""
 TIMEOUT_S = 120.0
 
 
@@ -107,7 +109,7 @@ def torchrun_without_agent(watch_s: float) -> str:
             [sys.executable, "-m", "torch.distributed.run", *command],
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
-            env={**os.environ, "OMP_NUM_THREADS": "1", "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"},
+            env={**os.environ, **PEER_ENV},
         )
         try:
             if not _all_beyond(places, 5, TIMEOUT_S):
