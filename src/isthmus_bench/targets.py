@@ -105,10 +105,6 @@ TARGETS = {
     "faults.storm.ettr": Target(">=", 0.95),
     "faults.controller.stall_s": Target("<=", 2),
     "faults.corruption.resumed": Target(">=", 1),
-    "faults.diagnosis.class": Target(">=", 0.92),
-    "faults.diagnosis.rank": Target(">=", 0.95),
-    "faults.diagnosis.unsafe": Target("==", 0),
-    "faults.diagnosis.gb_s": Target("<=", 20),
     "faults.site_cut.steps_lost": Target("==", 0),
     "faults.site_cut.rejoin_s": Target("<=", 5),
 }

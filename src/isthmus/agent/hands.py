@@ -5,13 +5,15 @@ places, kills and hears the node's processes.
 import contextlib
 import select
 import socket
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from time import monotonic
 
 from isthmus.agent.brood import Brood
+from isthmus.agent.earlier import is_process, pid_of
 from isthmus.agent.home import Home
 from isthmus.agent.live import listen
+from isthmus.faults.page import page_file
 from isthmus.heal import events
 from isthmus.heal.lifeline import KeeperLine
 from isthmus.heal.messages import Failed, Form, Hello, KeeperMessage, Leaving
@@ -41,6 +43,21 @@ class Hands:
     def open(self) -> None:
         self._door = listen(self.home.live / "door.sock")
         self.brood.open()
+
+    def meet_again(self, processes: Sequence[str]) -> list[NodeEvent]:
+        """Watch those of an earlier life before they say a word; one that died meanwhile never will."""
+        gone: list[NodeEvent] = []
+        for process in processes:
+            page = page_file(self.home.live, process)
+            if (pid := pid_of(page)) is None:
+                continue
+            if is_process(pid, process):
+                self.brood.adopt(process, pid)
+            if process not in self.brood.pids:
+                page.unlink(missing_ok=True)
+                words = "it ended while the site had no agent"
+                gone.append(events.Exited(now_s=monotonic(), process=process, code=None, words=words))
+        return gone
 
     @property
     def door(self) -> int:

@@ -89,6 +89,8 @@ class Keeper:
         self.hands.open()
         site = self.site
         self._happened(events.NodeJoined(now_s=now_s, node=NODE, slots=site.slots, address=site.address))
+        for event in self.hands.meet_again([name for name in self.state.members if node_of(name) == NODE]):
+            self._happened(event)
 
     def turn(self) -> actions.End | None:
         """Waits for something to happen, for at most `POLL_S`, and deals with it."""

@@ -33,7 +33,7 @@ from isthmus.spec.run import RunSpec
 from isthmus.train.checkpoint import CHECKPOINTS
 from isthmus.train.export import save_final, save_tokenizer
 from isthmus.train.feed import Feed, LocalFeed, Start
-from isthmus.train.injectors import Injectors
+from isthmus.train.injectors import Injectors, write_down
 from isthmus.train.job import Crew, Job, Outcome
 from isthmus.train.kept import Kept, KeptBy
 from isthmus.train.learner import Learner
@@ -130,7 +130,7 @@ def run_kept(work: Work, by: KeptBy) -> int:
     with ExitStack() as stack:
         leave = stack.enter_context(Leave())
         chip, job = work.chip(0), work.job(0)
-        injectors = Injectors(work.run_dir.site(work.site) / CHECKPOINTS)
+        injectors = Injectors(work.run_dir.site(work.site) / CHECKPOINTS, write_down)
         kept = Kept(by, chip.backend, chip.device(0), leave, injectors)
         stack.callback(kept.close)
         learner = build_learner(job, kept.group, kept.page)

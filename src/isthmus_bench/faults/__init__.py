@@ -5,13 +5,28 @@ from collections.abc import Callable
 
 from isthmus.errors import NotFoundError
 from isthmus_bench.document import Result
-from isthmus_bench.faults import corruption, detect, diagnosis, kill
+from isthmus_bench.faults import (
+    controller,
+    corruption,
+    detect,
+    diagnosis,
+    hang,
+    kill,
+    numbers,
+    overhead,
+    site_cut,
+    slow,
+    storm,
+)
 
 Family = Callable[[bool], list[Result]]
 
-FAMILIES: tuple[Family, ...] = (kill.run, corruption.run, detect.run, diagnosis.run)
+FAMILIES: tuple[Family, ...] = (
+    kill.run, hang.run, numbers.run, slow.run, overhead.run, storm.run, controller.run, site_cut.run,
+    corruption.run, detect.run, diagnosis.run,
+)  # fmt: skip
 
-SOAKS: tuple[Family, ...] = ()
+SOAKS: tuple[Family, ...] = (hang.soak, storm.soak)
 """What takes an hour."""
 
 
