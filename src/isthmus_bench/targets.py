@@ -86,6 +86,8 @@ TARGETS = {
     "planner.real*": Target("<=", 0.10),
     "planner.memory_real": Target("<=", 0.05),
     "faults.corruption.resumed": Target(">=", 1),
+    "faults.peer_copy.1": Target("<=", 0.02),
+    "faults.peer_copy.10": Target("<=", 0.005),
 }
 """By id; the pattern of the shell, `?` for one character."""
 

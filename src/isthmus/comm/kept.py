@@ -116,6 +116,13 @@ class KeptCollective:
         with self._blocking("share_bytes", _ONE):
             return self._inner.share_bytes(data, root)
 
+    def start_send(self, tensor: Tensor, to: int) -> Pending:
+        """Not on the page, as what other ranks do at the same time is not the same."""
+        return self._inner.start_send(tensor, to)
+
+    def start_receive_(self, tensor: Tensor, source: int) -> Pending:
+        return self._inner.start_receive_(tensor, source)
+
     @contextlib.contextmanager
     def _blocking(self, operation: str, tensor: Tensor) -> Iterator[None]:
         sequence = self._page.issue(signature(operation, tensor))

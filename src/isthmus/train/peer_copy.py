@@ -118,7 +118,7 @@ class PeerCopy:
     def save(self, step: int, facts: bytes, arrays: Arrays) -> None:
         """Copy into the slot that is not the newest, and seal it. Raises StorageError if it does not fit."""
         self.open()
-        slot = self._unsealed()
+        slot = self.free_slot()
         digest = xxhash.xxh3_128()
         for place, source in self._places(slot, facts, arrays):
             for start in range(0, len(source), _CHUNK):
@@ -127,7 +127,8 @@ class PeerCopy:
                 digest.update(piece.data)
         self.seal(slot, step, len(facts), digest.digest())
 
-    def _unsealed(self) -> int:
+    def free_slot(self) -> int:
+        """The one that is not the newest, its seal broken."""
         steps = [self._sealed_step(slot) for slot in (0, 1)]
         slot = steps.index(min(steps))
         self.break_seal(slot)
@@ -145,8 +146,7 @@ class PeerCopy:
             place += _padded(entry.num_bytes)
 
     def break_seal(self, slot: int) -> None:
-        start = self._start(slot)
-        self._bytes[start : start + _SEAL.size] = 0
+        self.seal_of(slot)[:] = 0
 
     def seal(self, slot: int, step: int, facts_bytes: int, digest: bytes) -> None:
         """The slot's bytes are all there. Its seal counts only when its own checksum does, so it may be
@@ -176,8 +176,8 @@ class PeerCopy:
     def newest(self, step: int = -1) -> Found | None:
         """The newest slot that is sound, or that of `step`. One that is not is never looked at again."""
         for wanted in self.steps():
-            slot = next(slot for slot in (0, 1) if self._sealed_step(slot) == wanted)
-            if step in (-1, wanted) and (found := self.check(slot)):
+            slot = self.slot_of(wanted)
+            if slot is not None and step in (-1, wanted) and (found := self.check(slot)):
                 return found
         return None
 
@@ -214,6 +214,16 @@ class PeerCopy:
         """The slot's own bytes, seal excepted: facts and arrays."""
         start = self._start(slot)
         return self._bytes[start + _PAGE : start + _PAGE + FACTS_BYTES + self.body_bytes]
+
+    def is_sealed(self, slot: int) -> bool:
+        return self._sealed_step(slot) >= 0
+
+    def seal_of(self, slot: int) -> np.ndarray:
+        start = self._start(slot)
+        return self._bytes[start : start + _SEAL.size]
+
+    def slot_of(self, step: int) -> int | None:
+        return next((slot for slot in (0, 1) if self._sealed_step(slot) == step), None)
 
     def _sealed_step(self, slot: int) -> int:
         start = self._start(slot)

@@ -5,11 +5,11 @@ from collections.abc import Callable
 
 from isthmus.errors import NotFoundError
 from isthmus_bench.document import Result
-from isthmus_bench.faults import corruption, detect, diagnosis
+from isthmus_bench.faults import corruption, detect, diagnosis, peer_copy
 
 Family = Callable[[bool], list[Result]]
 
-FAMILIES: tuple[Family, ...] = (corruption.run, detect.run, diagnosis.run)
+FAMILIES: tuple[Family, ...] = (corruption.run, detect.run, diagnosis.run, peer_copy.run)
 
 
 def run(quick: bool) -> list[Result]:
