@@ -188,7 +188,7 @@ def test_a_writer_may_be_killed_at_any_instant(tmp_path):
             assert found is not None
             assert found.step in (seen, seen + 1)
             assert is_exact(found, found.step)
-            assert copy.last_done() in (-1, found.step, found.step - 1)
+            assert copy.last_done() <= found.step
             seen = found.step
     assert seen > 20
     os.close(told)

@@ -128,7 +128,7 @@ class Rank:
             self._lead.caught_up()
         learner.page.regrouped(getattr(group, "generation", 0), standing.position.step)
         if self._keeping:
-            lost = self._copies.lost_since(standing.position.step) if self._copies and step < 0 else 0
+            lost = self._copies.resumed(standing.position.step) if self._copies and step < 0 else 0
             self._keeping.joined(standing.position.step, lost)
 
     def _resume(self) -> int:

@@ -84,9 +84,15 @@ class StateCopies:
             return None
         return Held(msgspec.msgpack.decode(found.facts, type=CopyFacts), found)
 
-    def lost_since(self, step: int) -> int:
-        """How many steps after this one were done, as far as this node remembers."""
-        return max(0, self._copy.last_done() - step) if self._writes else 0
+    def resumed(self, step: int) -> int:
+        """Training goes on from there. Returns how many steps after it were done, as far as this node
+        remembers: they are done again.
+        """
+        if not self._writes:
+            return 0
+        lost_steps = max(0, self._copy.last_done() - step)
+        self._copy.done(step)
+        return lost_steps
 
     def drop_after(self, step: int) -> None:
         self._copy.drop_after(step)
