@@ -120,6 +120,13 @@ class KeptCollective:
         with self._blocking("share_bytes", _ONE):
             return self._inner.share_bytes(data, root)
 
+    def start_send(self, tensor: Tensor, to: int) -> Pending:
+        """Not on the page, as what other ranks do at the same time is not the same."""
+        return self._inner.start_send(tensor, to)
+
+    def start_receive_(self, tensor: Tensor, source: int) -> Pending:
+        return self._inner.start_receive_(tensor, source)
+
     def _check(self) -> None:
         if self._over:
             raise GroupBrokenError("the group was broken up", where=f"generation {self.generation}")

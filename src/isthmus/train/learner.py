@@ -193,6 +193,11 @@ class Learner:
         """The optimizer's, and the balance of the experts."""
         return {name: _on_host(tensor) for name, tensor in self._moments().items()}
 
+    def tensors(self) -> dict[str, Tensor]:
+        """The live parameters (model.*) and moments (optimizer.*), where they are."""
+        named = {f"model.{name}": parameter.detach() for name, parameter in self.model.named_parameters()}
+        return named | {f"optimizer.{name}": tensor for name, tensor in self._moments().items()}
+
     def _moments(self) -> dict[str, Tensor]:
         return {**self.optimizer.state(), **self._balancer.state()}
 

@@ -14,6 +14,7 @@ from isthmus_bench.faults import (
     kill,
     numbers,
     overhead,
+    peer_copy,
     site_cut,
     slow,
     storm,
@@ -23,7 +24,7 @@ Family = Callable[[bool], list[Result]]
 
 FAMILIES: tuple[Family, ...] = (
     kill.run, hang.run, numbers.run, slow.run, overhead.run, storm.run, controller.run, site_cut.run,
-    corruption.run, detect.run, diagnosis.run,
+    peer_copy.run, corruption.run, detect.run, diagnosis.run,
 )  # fmt: skip
 
 SOAKS: tuple[Family, ...] = (hang.soak, storm.soak)
