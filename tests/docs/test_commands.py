@@ -64,6 +64,7 @@ PAGES = [
     "docs/cost-model.md",
     "docs/probe.md",
     "docs/replan.md",
+    "docs/run.md",
     "docs/diagnose.md",
 ]
 
