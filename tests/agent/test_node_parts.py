@@ -78,31 +78,35 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+class Listening(Nodes):
+    closing: contextlib.ExitStack
+
+
 @pytest.fixture
 def nodes(folder: Path, tmp_path: Path):
     terms = Terms(FACTS, 60.0, has_client=False, own="local")
-    made = Nodes(NodeTls.load(folder, "here"), listen_for_nodes(("127.0.0.1", 0)), terms, tmp_path)
+    made = Listening(NodeTls.load(folder, "here"), listen_for_nodes(("127.0.0.1", 0)), terms, tmp_path)
     with contextlib.ExitStack() as stack:
         stack.callback(made.close, End("done", "", 0))
         made.closing = stack
         yield made
 
 
-def turn(nodes: Nodes) -> list:
+def turn(nodes: Listening) -> list:
     heard = []
     for descriptor in readable(nodes.descriptors, 0.02):
         heard += nodes.ready(descriptor)
     return [*heard, *nodes.turn()]
 
 
-def connect(nodes: Nodes) -> socket.socket:
+def connect(nodes: Listening) -> socket.socket:
     return socket.create_connection(nodes.door.getsockname(), 5.0)
 
 
 class Caller:
     """A node as the keeper sees it."""
 
-    def __init__(self, nodes: Nodes, tls: NodeTls):
+    def __init__(self, nodes: Listening, tls: NodeTls):
         self.nodes, self.heard = nodes, []
         self.line = NodeLine(connect(nodes), tls, accepted=False, kind=ToNode)
         nodes.closing.callback(self.line.close)
@@ -127,7 +131,7 @@ class Caller:
         return self.until(lambda heard, told: heard)
 
 
-def test_a_node_of_the_site_joins_and_is_lost_when_it_goes(nodes: Nodes, folder: Path):
+def test_a_node_of_the_site_joins_and_is_lost_when_it_goes(nodes: Listening, folder: Path):
     caller = Caller(nodes, NodeTls.load(folder, "here"))
     (joined,) = caller.say_hello()
     assert isinstance(joined, events.NodeJoined)
@@ -151,7 +155,7 @@ def test_a_node_of_the_site_joins_and_is_lost_when_it_goes(nodes: Nodes, folder:
     ("change", "for_now"),
     [({"facts": {"model": "another"}}, False), ({"node": "local"}, False), ({"agent": "2"}, True)],
 )
-def test_a_node_that_does_not_fit_is_told_why(nodes: Nodes, folder: Path, change: dict, for_now: bool):
+def test_a_node_that_does_not_fit_is_told_why(nodes: Listening, folder: Path, change: dict, for_now: bool):
     first = Caller(nodes, NodeTls.load(folder, "here"))
     first.say_hello()
     second = Caller(nodes, NodeTls.load(folder, "here"))
@@ -161,7 +165,7 @@ def test_a_node_that_does_not_fit_is_told_why(nodes: Nodes, folder: Path, change
     assert refused.for_now is for_now
 
 
-def test_a_node_of_another_site_is_refused(nodes: Nodes, folder: Path):
+def test_a_node_of_another_site_is_refused(nodes: Listening, folder: Path):
     caller = Caller(nodes, NodeTls.load(folder, "there"))
     with pytest.raises((AuthError, LineClosedError)):
         caller.until(lambda heard, told: heard)
@@ -172,7 +176,7 @@ def test_a_node_of_another_site_is_refused(nodes: Nodes, folder: Path):
     assert "of site 'there', not of 'here'" in nodes.notes[0]
 
 
-def test_who_has_no_certificate_is_refused(nodes: Nodes, folder: Path):
+def test_who_has_no_certificate_is_refused(nodes: Listening, folder: Path):
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.load_verify_locations(folder / "ca.pem")
     context.check_hostname = False
@@ -190,7 +194,7 @@ def test_who_has_no_certificate_is_refused(nodes: Nodes, folder: Path):
     stranger.close()
 
 
-def test_who_does_not_speak_tls_is_refused_and_nobody_waits_for_it(nodes: Nodes):
+def test_who_does_not_speak_tls_is_refused_and_nobody_waits_for_it(nodes: Listening):
     connection = connect(nodes)
     connection.sendall(b"GET / HTTP/1.1\r\n\r\n" + bytes(100))
     end_s = time.monotonic() + 5
@@ -200,7 +204,7 @@ def test_who_does_not_speak_tls_is_refused_and_nobody_waits_for_it(nodes: Nodes)
     connection.close()
 
 
-def test_a_node_does_not_take_the_server_of_another_fleet_for_its_keeper(nodes: Nodes, tmp_path: Path):
+def test_a_node_does_not_take_the_server_of_another_fleet_for_its_keeper(nodes: Listening, tmp_path: Path):
     other = tmp_path / "other"
     certs.init(other, ["here"], ["127.0.0.1"], datetime.datetime.now(datetime.UTC))
     caller = Caller(nodes, NodeTls.load(other, "here"))

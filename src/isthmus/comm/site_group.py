@@ -4,7 +4,6 @@ import contextlib
 import fcntl
 import ipaddress
 import os
-import re
 import socket
 import struct
 from collections.abc import Iterator, Mapping
@@ -16,6 +15,7 @@ import torch.distributed as dist
 from torch.distributed import distributed_c10d
 
 from isthmus.comm.collective import Collective, SoloCollective, TorchCollective
+from isthmus.comm.hosts import first_host
 from isthmus.comm.posted_store import PostedStore
 from isthmus.errors import InputError, UnreachableError
 from isthmus.heal.lifeline import Lifeline
@@ -93,17 +93,6 @@ def _from_slurm(environ: Mapping[str, str]) -> SiteRank:
 def environ_world(environ: Mapping[str, str]) -> int:
     """srun's number of tasks in this step, or in the job on older versions."""
     return _number(environ, "SLURM_STEP_NUM_TASKS" if "SLURM_STEP_NUM_TASKS" in environ else "SLURM_NTASKS")
-
-
-def first_host(nodelist: str) -> str:
-    """'gpu[07-09,12],login1' -> 'gpu07': the first of Slurm's compressed list of hosts."""
-    head = re.match(r"([^\[,]+)(?:\[([^\]]+)\]([^,]*))?", nodelist)
-    if not head:
-        raise InputError(f"'{nodelist}' is not a list of hosts", where="environment SLURM_STEP_NODELIST")
-    prefix, numbers, suffix = head.groups()
-    if numbers is None:
-        return prefix
-    return prefix + re.split(r"[,-]", numbers)[0] + (suffix or "")
 
 
 def _text(environ: Mapping[str, str], name: str) -> str:

@@ -1,14 +1,12 @@
 """`isthmus node`: this machine as one of a site's nodes."""
 
-import sys
 from pathlib import Path
 from typing import Annotated
 
 from cyclopts import Parameter
 
 from isthmus.agent.prepare import write_run
-from isthmus.agent.serve_node import NodeOptions, serve
-from isthmus.errors import IsthmusError
+from isthmus.agent.serve_node import NodeOptions
 from isthmus.rundir import RunDir
 from isthmus.spec.load import load_fleet, load_run, split_overrides
 from isthmus.wire.handshake import parse_address
@@ -76,9 +74,4 @@ def node(  # noqa: PLR0913 - each is an option of the command
     runner.prepare_data(spec)
     write_run(place, spec, fleet_spec, work.plan, hosts=None)
     options = NodeOptions(site, join, certs.absolute(), spare, name, slots, address)
-    print(f"helping site {site} at {join}", file=sys.stderr)
-    end = serve(place, options)
-    if end.exit_code:
-        error = IsthmusError(f"the node's agent has ended\n{end.words}", where=str(place.logs))
-        error.exit_code = end.exit_code
-        raise error
+    runner.serve_node(place, options)

@@ -33,7 +33,9 @@ def train(  # noqa: PLR0913 - each is an option of the command
 
     With --site this is one site of a larger run. Under torchrun or srun the ranks of that site are as many as
     the launcher's tasks: `torchrun --nproc-per-node 2 --no-python isthmus train run.yaml --fleet fleet.yaml
-    --site NAME --server HOST:PORT --certs DIR`, or `srun isthmus train ...` with one task per chip.
+    --site NAME --server HOST:PORT --certs DIR`, or `srun isthmus train ...` with one task per chip. With one
+    task per node (`--nproc-per-node 1`, `--ntasks-per-node 1`) the nodes' agents start the ranks and keep
+    them alive.
 
     Parameters
     ----------
