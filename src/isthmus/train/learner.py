@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from isthmus.comm.collective import Collective
+from isthmus.comm.many import broadcast_many_
 from isthmus.errors import IsthmusError
 from isthmus.faults.inject.kinds import Point
 from isthmus.faults.page import PageWriter, Phase
@@ -178,8 +179,7 @@ class Learner:
         """All ranks take the root's parameters, and its moments if asked."""
         self._parallel.broadcast_parameters(root)
         if moments:
-            for tensor in self._moments().values():
-                self.group.broadcast_(tensor, root)
+            broadcast_many_(self.group, self._moments().values(), root)
 
     @torch.no_grad()
     def checksum(self, piece: int, pieces: int) -> int:

@@ -3,12 +3,23 @@
 from collections.abc import Callable
 
 from isthmus_bench.document import Result
-from isthmus_bench.faults import controller, corruption, hang, numbers, overhead, site_cut, slow, storm
+from isthmus_bench.faults import (
+    controller,
+    corruption,
+    hang,
+    kill,
+    numbers,
+    overhead,
+    site_cut,
+    slow,
+    storm,
+)
 
 Family = Callable[[bool], list[Result]]
 
 FAMILIES: tuple[Family, ...] = (
-    corruption.run, hang.run, numbers.run, slow.run, overhead.run, storm.run, controller.run, site_cut.run,
+    kill.run, hang.run, numbers.run, slow.run, overhead.run, storm.run, controller.run, site_cut.run,
+    corruption.run,
 )  # fmt: skip
 
 SOAKS: tuple[Family, ...] = (hang.soak, storm.soak)
