@@ -87,11 +87,14 @@ class Watcher:
         ]
 
     def _absent(self, here: dict[int, PageView], waiting: dict[int, PageView], now_s: float) -> list[int]:
-        """Ranks that were told of the group, had nothing else to do, and have not come while others have."""
+        """Ranks that were told of the group and have not come while others have, though they had nothing else
+        to do, or still wait in the last group, which is over: now and then gloo does not wake up.
+        """
         if not here or now_s < self._since_s + ANSWER_S:
             return []
         idle = (Phase.IDLE, Phase.REGROUP)
-        return [rank for rank, view in waiting.items() if view.phase in idle and view.quiet_s > ANSWER_S]
+        late = {rank: view for rank, view in waiting.items() if view.quiet_s > ANSWER_S}
+        return [rank for rank, view in late.items() if view.phase in idle or view.waiting]
 
     def _missing(self, rank: int, now_s: float) -> Finding:
         what = f"rank {rank} has not come to group {self._generation} for {now_s - self._since_s:.1f} s"

@@ -25,7 +25,7 @@ from isthmus_bench.faults.drill import is_covered, until
 SEED = 9
 ENDLESS = 1_000_000
 FIRST_STEPS = 10
-WATCH_S = 6.0
+WATCH_S = 4.0
 """After a kill, in which the longest gap between two steps is looked for."""
 PEER_WATCH_S = 15.0
 PEER_ENV = {"OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo", "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"}
