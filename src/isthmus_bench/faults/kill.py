@@ -170,7 +170,7 @@ def own_rows(kills: list[Kill], is_identical: bool, theirs: Theirs) -> list[Resu
         if all(r.replaced_s is not None for r in found)
     }
     lost = {name: max(r.lost for r in found) for name, found in done.items()}
-    what = f"{len(kills)} kills -9 of each of {NUM_RANKS} ranks in turn, a process warm in reserve"
+    what = f"{len(kills)} kills -9, ranks 0 to {NUM_RANKS - 1} in turn, a process warm in reserve"
     return [
         Result("faults.kill.detect_ms", percentile(detect_ms, 0.95), "ms",
                note=f"9.5th decile of {what}; median {median(detect_ms):.1f}, to the Fault in the journal"),

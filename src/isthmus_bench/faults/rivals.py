@@ -231,7 +231,8 @@ def find(never_s: float) -> list[Rival]:
     return [
         Torchrun(f"torchrun {torch} (store not shared)", sys.executable, torchrun, fresh_store=True,
                  limit_s=LIMIT_S),
-        Torchrun(f"torchrun {torch}", sys.executable, torchrun, fresh_store=False, limit_s=never_s),
+        Torchrun(f"torchrun {torch} (waited {never_s:.0f} s)", sys.executable, torchrun,
+                 fresh_store=False, limit_s=never_s),
         Torchrun(f"nvidia-resiliency-ext {nvrx} ft_launcher (store not shared)", with_nvrx, launcher,
                  fresh_store=True, limit_s=LIMIT_S),
         Inprocess(f"nvidia-resiliency-ext {nvrx} inprocess (one in reserve, gloo timeout 10 s)", with_nvrx),
