@@ -1,4 +1,4 @@
-"""`python -m isthmus_bench NAME [--quick] [--json]`: run one benchmark and print its document."""
+"""`python -m isthmus_bench NAME [--quick | --soak] [--json]`: run one benchmark and print its document."""
 
 import argparse
 import importlib
@@ -18,12 +18,14 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument(
         "--quick", action="store_true", help="small sizes: shows that it works, proves nothing"
     )
+    parser.add_argument("--soak", action="store_true", help="the long ones instead; only `faults` has any")
     parser.add_argument("--json", action="store_true", help="print the document as JSON")
     arguments = parser.parse_args(argv)
+    if arguments.soak and arguments.name != "faults":
+        parser.error("only `faults` has a --soak")
     try:
-        results: list[Result] = importlib.import_module(f"isthmus_bench.{arguments.name}").run(
-            arguments.quick
-        )
+        bench = importlib.import_module(f"isthmus_bench.{arguments.name}")
+        results: list[Result] = (bench.soak if arguments.soak else bench.run)(arguments.quick)
     except IsthmusError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code

@@ -18,7 +18,7 @@ class Target(NamedTuple):
 
 
 _COMPARE: dict[str, Callable[[float, float], bool]] = {
-    ">=": operator.ge, "<=": operator.le, "==": operator.eq,
+    ">=": operator.ge, "<=": operator.le, "<": operator.lt, "==": operator.eq,
 }  # fmt: skip
 
 TARGETS = {
@@ -85,7 +85,28 @@ TARGETS = {
     "faults.diagnosis.gb_s": Target("<=", 20),
     "planner.real*": Target("<=", 0.10),
     "planner.memory_real": Target("<=", 0.05),
+    "faults.kill.detect_ms": Target("<=", 50),
+    "faults.kill.recover_s": Target("<=", 0.5),
+    "faults.kill.steps_lost": Target("==", 0),
+    "faults.kill.identical": Target("==", 1),
+    "faults.kill.vs_torchrun": Target(">=", 25),
+    "faults.hang.detect_s": Target("<=", 3),
+    "faults.hang.named": Target(">=", 0.98),
+    "faults.hang.false_alarms": Target("==", 0),
+    "faults.nan.named": Target(">=", 0.99),
+    "faults.sdc.named": Target(">=", 0.99),
+    "faults.sdc.steps": Target("<=", 64),
+    "faults.slow.steps": Target("<=", 40),
+    "faults.slow.false_alarms": Target("<", 1),
+    "faults.overhead": Target("<=", 0.005),
+    "faults.peer_copy.1": Target("<=", 0.02),
+    "faults.peer_copy.10": Target("<=", 0.005),
+    "faults.storm.identical": Target("==", 1),
+    "faults.storm.ettr": Target(">=", 0.95),
+    "faults.controller.stall_s": Target("<=", 2),
     "faults.corruption.resumed": Target(">=", 1),
+    "faults.site_cut.steps_lost": Target("==", 0),
+    "faults.site_cut.rejoin_s": Target("<=", 5),
 }
 """By id; the pattern of the shell, `?` for one character."""
 

@@ -208,3 +208,13 @@ def _open(path: Path) -> PageReader:
 def test_the_layout_has_room_for_its_words():
     assert max(Word) < 32
     assert math.log2(RING).is_integer()
+
+
+def test_collectives_of_a_view_are_those_that_the_ring_still_holds(path):
+    page = PageWriter(path)
+    for number in range(1, RING + 11):
+        page.issue(100 + number)
+    found = PageReader(path).read().collectives
+    assert dict(found) == {number: 100 + number for number in range(12, RING + 11)}
+    assert len(found) == RING - 1
+    assert 11 not in found

@@ -237,7 +237,8 @@ class Fleet:
         for rank in self.ranks.values():
             rank.stop = rank.stop or "test over"
             rank.thread.join(10.0)
-            rank.line.close()
+            if hasattr(rank, "line"):
+                rank.line.close()
         for thread in threading.enumerate():
             if thread.name == "ranks":
                 thread.join(10.0)

@@ -186,7 +186,7 @@ def test_it_pushes_once_until_the_fate_is_known_and_then_all_steps(bench):
         site.step(tokens=1)
     client.silent(bridge.Pushed)
     client.line.send(bridge.MayPush())
-    heard_by(site, lambda: site._may_push)
+    heard_by(site, lambda: site._state.may_push)
     site.step(tokens=1)
     assert client.take_push().steps == 4
 
@@ -196,7 +196,7 @@ def test_new_ranks_wait_for_the_fate_of_what_the_old_ones_pushed(bench):
     site.step(tokens=1)
     client.silent(bridge.Pushed)
     client.line.send(bridge.MayPush())
-    heard_by(site, lambda: site._may_push)
+    heard_by(site, lambda: site._state.may_push)
     site.step(tokens=1)
     assert client.take_push().steps == 2
 
@@ -212,7 +212,7 @@ def test_local_progress_is_kept_when_a_version_is_taken_up(bench):
     local = flat(model, client.layout)
     base = np.random.default_rng(0).standard_normal(reference.size).astype(np.float32)
     client.offer(base, version=1, pushes_seen=1)
-    heard_by(site, lambda: site._base is not None)
+    heard_by(site, lambda: site._state.base is not None)
     assert site.step(tokens=1) is True
     assert np.array_equal(flat(model, client.layout), (local - reference) + base)
     assert client.expect(bridge.Taken).version == site.version == 1
@@ -225,7 +225,7 @@ def test_taking_up_without_progress_is_exact(bench):
     client.take_push()
     base = np.random.default_rng(0).standard_normal(client.layout.size).astype(np.float32)
     client.offer(base, version=1, pushes_seen=1)
-    heard_by(site, lambda: site._base is not None)
+    heard_by(site, lambda: site._state.base is not None)
     site.step(tokens=1)
     assert np.array_equal(flat(model, client.layout), base)
 
@@ -239,7 +239,7 @@ def test_other_float_types_are_exchanged_in_fp32(bench):
     assert np.array_equal(client.vectors.snapshot, flat(model, client.layout))
     move(model, 2)
     client.offer(client.vectors.reference + 1, version=1, pushes_seen=1)
-    heard_by(site, lambda: site._base is not None)
+    heard_by(site, lambda: site._state.base is not None)
     wanted = torch.from_numpy(flat(model, client.layout) - client.vectors.reference + client.vectors.base)
     site.step(tokens=1)
     assert np.array_equal(flat(model, client.layout), wanted.bfloat16().float().numpy())
@@ -272,13 +272,13 @@ def test_a_reset_drops_progress_work_and_moments(bench):
     base = np.full(client.layout.size, 3, np.float32)
     client.offer(base, version=5, pushes_seen=0, reset=True, moments=True)
     client.line.send(bridge.Granted(((40, 44),)))
-    heard_by(site, lambda: site._base is not None)
+    heard_by(site, lambda: site._state.base is not None)
     assert site.poll()
     assert np.array_equal(flat(model, client.layout), base)
     assert site.was_reset()
     assert not site.was_reset()
     assert not optimizer.state
-    assert site._window.steps == 0
+    assert site._state.window.steps == 0
 
 
 def test_work_granted_right_after_a_reset_is_kept(bench):
@@ -287,7 +287,7 @@ def test_work_granted_right_after_a_reset_is_kept(bench):
     client.line.send(bridge.Granted(((0, 8),)))
     assert site.take(4) == [(0, 4)]
     client.offer(np.zeros(client.layout.size, np.float32), version=1, pushes_seen=0, reset=True)
-    heard_by(site, lambda: site._base is not None)
+    heard_by(site, lambda: site._state.base is not None)
     site.poll()
     client.expect(bridge.Taken)
     client.line.send(bridge.Granted(((100, 104),)))
@@ -324,7 +324,7 @@ def test_a_strict_delay_is_measured_once_and_then_holds(bench):
     site, client = bench.join(model, strict=True, inner_steps=5)
     seed = 0
     for version in (1, 2, 3):
-        while site._pushes < version:
+        while site._state.pushes < version:
             move(model, seed := seed + 1)
             site.step(tokens=1)
         client.take_push()
@@ -357,7 +357,7 @@ def test_a_lease_is_cut_into_batches(bench):
     while batch := site.take(4, timeout_s=30.0 if len(taken) < 3 else 0.05):
         taken.append(batch)
         if len(taken) == 3:
-            site._window.steps = 0
+            site._state.window.steps = 0
     assert taken == [[(0, 4)], [(4, 6), (10, 12)], [(12, 13)]]
 
 
@@ -387,7 +387,7 @@ def test_a_client_that_dies_is_joined_again(bench, during):
     fresh.ready()
     assert site.inner_steps == 7
     assert np.array_equal(flat(model, fresh.layout), np.full(client.layout.size, 2, np.float32))
-    assert site._window.steps == 0
+    assert site._state.window.steps == 0
     fresh.line.send(bridge.Granted(((8, 12),)))
     assert site.take(4, timeout_s=30.0) == [(8, 12)]
 

@@ -18,10 +18,10 @@ from isthmus.planner.make import make_plan
 from isthmus.spec.fleet import FleetSpec, NodeSpec, SiteSpec
 from isthmus.spec.model import ModelSpec
 from isthmus.spec.run import DataSpec, RunSpec, SourceSpec, TrainSpec
-from isthmus.train.feed import Feed, LocalFeed
+from isthmus.train.feed import Feed, LocalFeed, Start
 from isthmus.train.job import Crew, Job, Outcome
 from isthmus.train.learner import Learner
-from isthmus.train.loop import build_learner, train
+from isthmus.train.loop import Keeping, build_learner, train
 from isthmus.train.signals import Leave
 from isthmus.units import Count, Seconds
 
@@ -82,10 +82,12 @@ class Runner:
         self.leave = Leave()
         self.notice = ""
         self.open_feed: Callable[[Learner], Feed] | None = None
+        self.keeping: Keeping | None = None
+        self.alone = True
 
     def job(self, num_ranks: int = 1) -> Job:
         fleet = FleetSpec(sites={"here": SiteSpec(nodes=[NodeSpec(chips={"cpu": num_ranks})])})
-        return Job(self.spec, make_plan(fleet, self.spec), "here", self.folder)
+        return Job(self.spec, make_plan(fleet, self.spec), "here", self.folder, alone=self.alone)
 
     def train(self, group: Collective | None = None) -> Outcome:
         group = group or SoloCollective()
@@ -94,13 +96,15 @@ class Runner:
         if self.notice:
             self.leave.ask(self.notice)
 
-        def open_feed(learner: Learner) -> Feed:
+        def open_feed(learner: Learner, start: Start) -> Feed:
             return self.open_feed(learner) if self.open_feed else LocalFeed(job.plan.total_samples)
 
         journal = Journal(self.folder, f"rank/here/{group.rank}")
         self.learner = build_learner(job, group)
         with journal:
-            return train(Crew(job, self.dataset, group, self.learner, journal, self.leave), open_feed)
+            return train(
+                Crew(job, self.dataset, group, self.learner, journal, self.leave), open_feed, self.keeping
+            )
 
     def with_spec(self, **changes: object) -> "Runner":
         self.spec = msgspec.structs.replace(

@@ -45,6 +45,13 @@ def test_the_document(outer: ModuleType, capsys):
     assert set(result) == {"id", "value", "unit", "peers", "note"}
 
 
+def test_only_faults_has_long_ones(outer: ModuleType, capsys):
+    with pytest.raises(SystemExit) as told:
+        command.main(["outer", "--soak"])
+    assert told.value.code == 2
+    assert "--soak" in capsys.readouterr().err
+
+
 def test_errors_keep_their_exit_code(outer: ModuleType, capsys):
     def run(quick: bool) -> list[Result]:
         raise UnreachableError("no link", hint="plug it in")

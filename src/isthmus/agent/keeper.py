@@ -2,20 +2,18 @@
 does what that says. It may be killed at any time: the ranks train on, and its next life finds them again.
 """
 
-import contextlib
-import selectors
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import msgspec
 
-from isthmus.agent.brood import Birth, Brood
 from isthmus.agent.diagnoser import Diagnoser
 from isthmus.agent.drills import Drills
-from isthmus.agent.live import listen
+from isthmus.agent.hands import Hands, readable
+from isthmus.agent.nodes import Nodes
 from isthmus.agent.stacks import Stacks
 from isthmus.agent.watch import Watcher
 from isthmus.errors import IsthmusError, StorageError
@@ -23,36 +21,31 @@ from isthmus.faults.diagnosis import Diagnosis
 from isthmus.faults.page import page_file
 from isthmus.heal import actions, events
 from isthmus.heal.decide import decide
-from isthmus.heal.lifeline import KeeperLine
-from isthmus.heal.messages import Failed, Form, Hello, Inject, Leaving
+from isthmus.heal.messages import Inject, KeeperMessage
 from isthmus.heal.policy import Policy
 from isthmus.heal.state import KeeperState, initial, recover
 from isthmus.journal import events as told
 from isthmus.journal.store import DiskStore
 from isthmus.journal.writer import Journal
-from isthmus.wire.line import LineClosedError
 
 POLL_S = 0.05
 NODE = "local"
-LAST_LINES = 12
+"""The keeper's own."""
 
 
 @dataclass(frozen=True)
 class Site:
-    """What is to be kept alive on this node."""
+    """What is to be kept alive."""
 
     name: str
     world_size: int
     folder: Path
     """The site's, in the run's."""
-    live: Path
-    birth: Callable[[str], Birth]
-    """How a process of this id is made."""
-    log: Callable[[str, int | None], Path]
-    """Of a process, by the place it holds."""
-    cpus: list[frozenset[int]]
-    """Where each rank runs."""
+    slots: int
+    """Places on the keeper's own node."""
     policy: Policy
+    address: str = "127.0.0.1"
+    """Of this node, as the others reach it."""
 
     @property
     def record(self) -> Path:
@@ -61,22 +54,23 @@ class Site:
 
 @dataclass
 class Keeper:
-    """Owns the door, the lines and the brood. `open`, then `turn` until it returns an End, then `close`."""
+    """Owns what it is given. `open`, then `turn` until it returns an End, then `close`.
+
+    Args:
+        hands: of this node.
+        nodes: the site's other ones, where it has any.
+    """
 
     site: Site
     journal: Journal
-    brood: Brood
+    hands: Hands
     watcher: Watcher
     stacks: Stacks
     drills: Drills
     diagnoser: Diagnoser
+    nodes: Nodes | None = None
     leave_asked: str = ""
     state: KeeperState = field(init=False)
-    _lines: dict[int, KeeperLine] = field(default_factory=dict)
-    _names: dict[int, str] = field(default_factory=dict)
-    """Process by the descriptor of its line."""
-    _by_name: dict[str, KeeperLine] = field(default_factory=dict)
-    _words: dict[str, str] = field(default_factory=dict)
     _pending: list[events.AnyEvent] = field(default_factory=list)
     _unsaved: list[actions.AnyAction] = field(default_factory=list)
     """Actions that wait for a record that the disk refused."""
@@ -92,24 +86,34 @@ class Keeper:
             self.state = msgspec.structs.replace(state, now_s=now_s, since_s=now_s)
         else:
             self.state = recover(self.site.name, record, self.site.policy, now_s)
-        self._selector = selectors.DefaultSelector()
-        self._door = listen(self.site.live / "door.sock")
-        self.brood.open()
-        self._happened(events.NodeJoined(now_s=now_s, node=NODE, slots=self.site.world_size))
+        self.hands.open()
+        site = self.site
+        self._happened(events.NodeJoined(now_s=now_s, node=NODE, slots=site.slots, address=site.address))
+        for event in self.hands.meet_again([name for name in self.state.members if node_of(name) == NODE]):
+            self._happened(event)
 
     def turn(self) -> actions.End | None:
         """Waits for something to happen, for at most `POLL_S`, and deals with it."""
-        self._register()
-        for key, _ in self._selector.select(POLL_S):
-            self._ready(key.fd)
+        others = self.nodes.descriptors if self.nodes else []
+        own = [self.hands.door, *self.hands.descriptors, *self.drills.descriptors]
+        for descriptor in readable([*own, *others], POLL_S):
+            self._ready(descriptor)
         now_s = time.monotonic()
         if self.leave_asked:
             self._happened(events.LeaveAsked(now_s=now_s, reason=self.leave_asked))
             self.leave_asked = ""
+        if self.nodes:
+            self._all_happened(self.nodes.turn())
+            self._tell_notes(self.nodes)
         if now_s >= self._next_look_s:
             self._next_look_s = now_s + POLL_S
             self._look(now_s)
         return self._end
+
+    def _tell_notes(self, nodes: Nodes) -> None:
+        while nodes.notes:
+            text = f"site {self.site.name}: {nodes.notes.popleft()}"
+            self.journal.emit(told.Note(level="info", text=text))
 
     def _look(self, now_s: float) -> None:
         state, ranks = self.state, self._ranks()
@@ -129,84 +133,40 @@ class Keeper:
 
     def _ranks(self) -> dict[int, tuple[str, int]]:
         """Process and pid by rank, of those that live."""
-        pids = self.brood.pids
+        others = self.nodes.processes if self.nodes else ()
+        pids = {**dict.fromkeys(others, 0), **self.hands.brood.pids}
         return {rank: (name, pids[name]) for rank, name in enumerate(self.state.members) if name in pids}
 
     def _dead(self, process: str) -> dict[int, tuple[str, int]]:
         members = self.state.members
         return {members.index(process): (process, 0)} if process in members else {}
 
-    def _register(self) -> None:
-        wanted = {self._door.fileno(), *self._lines, *self.brood.descriptors, *self.drills.descriptors}
-        known = set(self._selector.get_map())
-        for descriptor in known - wanted:
-            self._selector.unregister(descriptor)
-        for descriptor in wanted - known:
-            self._selector.register(descriptor, selectors.EVENT_READ)
-
     def _ready(self, descriptor: int) -> None:
-        now_s = time.monotonic()
-        if descriptor == self._door.fileno():
-            connection, _ = self._door.accept()
-            line = KeeperLine(connection)
-            self._lines[line.fileno()] = line
-        elif descriptor in self._lines:
-            self._hear(descriptor, now_s)
+        if self.nodes and descriptor in self.nodes.descriptors:
+            self._all_happened(self.nodes.ready(descriptor))
         elif descriptor in self.drills.descriptors:
-            self.drills.hear(descriptor, now_s)
-        elif exit_ := self.brood.reap(descriptor):
-            self._gone(exit_.process, exit_.code, now_s)
-        elif descriptor in self.brood.descriptors:
-            for process in self.brood.hear():
-                self._happened(events.Started(now_s=now_s, process=process, node=NODE))
+            self.drills.hear(descriptor, time.monotonic())
+        else:
+            self._all_happened(self.hands.ready(descriptor))
 
-    def _hear(self, descriptor: int, now_s: float) -> None:
-        line = self._lines[descriptor]
-        try:
-            messages = line.receive(0)
-        except LineClosedError:
-            self._forget(descriptor)
-            return
-        for message in messages:
-            if isinstance(message, Hello):
-                self._greet(descriptor, line, message, now_s)
-            process = self._names.get(descriptor)
-            if process is None:
-                continue  # nobody speaks before it has said who it is
-            if isinstance(message, Failed | Leaving):
-                self._words[process] = message.traceback if isinstance(message, Failed) else ""
-            self._happened(events.Said(now_s=now_s, process=process, message=message))
+    def _all_happened(self, heard: Sequence[events.AnyEvent]) -> None:
+        for event in heard:
+            if isinstance(event, events.Exited):
+                self._gone(event)
+            else:
+                self._happened(event)
 
-    def _greet(self, descriptor: int, line: KeeperLine, hello: Hello, now_s: float) -> None:
-        self._names[descriptor], self._by_name[hello.process] = hello.process, line
-        if hello.process not in self.brood.pids:
-            self.brood.adopt(hello.process, hello.pid)
-            self._happened(events.Started(now_s=now_s, process=hello.process, node=NODE))
-
-    def _forget(self, descriptor: int) -> None:
-        line = self._lines.pop(descriptor)
-        process = self._names.pop(descriptor, None)
-        if process and self._by_name.get(process) is line:
-            del self._by_name[process]
-        with contextlib.suppress(KeyError):
-            self._selector.unregister(descriptor)
-        line.close()
-
-    def _gone(self, process: str, code: int | None, now_s: float) -> None:
-        """What it said last, still in its line, comes before its end."""
-        line = self._by_name.get(process)
-        if line is not None and line.fileno() in self._lines:
-            self._hear(line.fileno(), now_s)
-        words = self._words.pop(process, "") or self._last_words(process)
+    def _gone(self, exited: events.Exited) -> None:
+        process, code = exited.process, exited.code
         if code == -signal.SIGABRT and (odd := self.watcher.mismatch(self._ranks() | self._dead(process))):
-            self._happened(events.Found(now_s=now_s, finding=odd, generation=self.state.generation))
+            self._happened(events.Found(now_s=exited.now_s, finding=odd, generation=self.state.generation))
         before = self.state
-        self._happened(events.Exited(now_s=now_s, process=process, code=code, words=words))
+        self._happened(exited)
         if process in before.members and self.state.generation != before.generation:
             rank = before.members.index(process)
-            log = str(self.site.log(process, rank))
-            self._diagnosed(self.diagnoser.of_exit(rank, code, words, log), before.generation)
-        page_file(self.site.live, process).unlink(missing_ok=True)
+            log = str(self.hands.home.log(process, rank))
+            self._diagnosed(self.diagnoser.of_exit(rank, code, exited.words, log), before.generation)
+        page_file(self.hands.home.live, process).unlink(missing_ok=True)
 
     def _diagnosed(self, diagnosis: Diagnosis, generation: int) -> None:
         """Healing has begun already: what is found here is told, and decides about the node."""
@@ -227,13 +187,6 @@ class Keeper:
         if best.action != "rollback":
             now_s = time.monotonic()
             self._happened(events.Diagnosed(now_s=now_s, diagnosis=diagnosis, generation=generation))
-
-    def _last_words(self, process: str) -> str:
-        members = self.state.members
-        log = self.site.log(process, members.index(process) if process in members else None)
-        with contextlib.suppress(OSError):
-            return "\n".join(log.read_text(errors="replace").splitlines()[-LAST_LINES:])
-        return ""
 
     def _happened(self, event: events.AnyEvent) -> None:
         """One event after the other; what actions set off comes after what was there before."""
@@ -260,13 +213,18 @@ class Keeper:
     def _do(self, action: actions.AnyAction) -> None:
         now_s = time.monotonic()
         match action:
+            case (
+                actions.Spawn(process=process) | actions.Tell(process=process) | actions.Kill(process=process)
+            ) if (node := node_of(process)) != NODE:
+                self._ask(node, action)
+            case actions.Check(node=node) if node != NODE:
+                self._ask(node, action)
             case actions.Spawn(process=process):
-                self.brood.bear(self.site.birth(process))
+                self.hands.spawn(process)
             case actions.Tell(process=process, message=message):
-                self._tell(process, message)
+                self.hands.tell(process, message)
             case actions.Kill(process=process):
-                if not self.brood.kill(process):
-                    self._pending.append(events.Exited(now_s=now_s, process=process, code=None))
+                self._pending += self.hands.kill(process)
             case actions.Remember(record=record):
                 DiskStore().write_atomic(self.site.record, msgspec.json.encode(record))
             case actions.Check(node=node):
@@ -282,13 +240,12 @@ class Keeper:
         if rank < len(members):
             self._tell(members[rank], inject)
 
-    def _tell(self, process: str, message: object) -> None:
-        if isinstance(message, Form):
-            self.brood.pin(process, self.site.cpus[message.rank])
-        line = self._by_name.get(process)
-        if line is not None:
-            with contextlib.suppress(LineClosedError):
-                line.send(message)
+    def _ask(self, node: str, action: actions.AnyAction) -> None:
+        if self.nodes:
+            self.nodes.do(node, action)
+
+    def _tell(self, process: str, message: KeeperMessage) -> None:
+        self._do(actions.Tell(process, message))
 
     def _emit(self, emit: actions.Emit) -> None:
         wall_s = time.time() - time.monotonic()
@@ -329,12 +286,16 @@ class Keeper:
 
     def close(self) -> None:
         """Ends every process that is left."""
-        self.brood.close()
+        if self.nodes:
+            self.nodes.close(self._end or actions.End("failed", "ended at once", 130))
+        self.hands.close()
         self.watcher.close()
         self.drills.close()
-        self._door.close()
-        for line in self._lines.values():
-            line.close()
+
+
+def node_of(process: str) -> str:
+    """'b/1.2' -> 'b'."""
+    return process.rpartition("/")[0]
 
 
 def read_record(path: Path) -> actions.Record | None:

@@ -69,6 +69,8 @@ class Launch:
     servers: list[str] = field(default_factory=list)
     """Addresses of the server and its standby, where they run elsewhere."""
     certs: Path = Path()
+    listen: str = ""
+    """Where the other nodes of the only site may join."""
     server: Child | None = None
     standby: Child | None = None
     sites: list[LocalSite] = field(default_factory=list)
@@ -78,6 +80,10 @@ class Launch:
     """CPUs of each rank's own; 0: there are fewer than ranks, and they share."""
 
     def __post_init__(self) -> None:
+        if self.listen and self.only_site is None and len(self.plan.sites) > 1:
+            raise InputError(
+                "only one site can have nodes elsewhere", where="--listen", hint="add --site, or leave it out"
+            )
         self.certs = self.certs if self.servers else self.run.certs
         self.journal = Journal(self.run.path, "launcher")
         self._folder = line_folder()
@@ -190,6 +196,9 @@ class Launch:
             client_arguments(self.run, site, addresses, self.certs, line),
         )
         arguments = agent_arguments(self.run, site, line, cpus)
+        if self.listen:  # not all of the ranks are here
+            places = ["--listen", self.listen, "--certs", str(self.certs)]
+            arguments = [*agent_arguments(self.run, site, line, []), *places]
         agent = self._python(f"agent-{site.name}", "isthmus.agent", arguments)
         client.start()
         agent.start()

@@ -3,6 +3,7 @@ client first.
 """
 
 import os
+import socket
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -13,11 +14,15 @@ from typing import NoReturn
 from isthmus import leash
 from isthmus.agent.children import Child
 from isthmus.agent.launch import client_arguments
+from isthmus.comm.hosts import first_host
 from isthmus.errors import InputError, UnreachableError
 from isthmus.outer.bridge import line_folder
 from isthmus.planner.plan import SitePlan
 from isthmus.rundir import RunDir
+from isthmus.spec.fleet import SiteSpec
+from isthmus.wire.handshake import Address
 
+FIRST_PORT = 20_000
 FIRST_RANK_S = 600.0
 """How long a node's other ranks wait for its first one to prepare the run folder."""
 
@@ -62,6 +67,24 @@ def check_place(place: Place, site: SitePlan) -> None:
             where=f"fleet.yaml, sites.{site.name}",
             hint="start one rank for each chip, or give the fleet file as many chips as there are ranks",
         )
+
+
+def keeper_address(
+    place: Place, site: SitePlan, spec: SiteSpec, environment: Mapping[str, str]
+) -> Address | None:
+    """Where the site's first node listens, if each task of the launcher is a node, whose agent starts its
+    ranks. None where each is a rank: then the launcher restarts them.
+    """
+    nodes = sum(node.count for node in spec.nodes)
+    if place.world_size != nodes or nodes in (1, site.num_ranks):
+        return None
+    host = environment.get("MASTER_ADDR") or first_host(environment.get("SLURM_STEP_NODELIST", "localhost"))
+    job = int(environment.get("SLURM_JOB_ID", "0")) * 1000 + int(environment.get("SLURM_STEP_ID", "0"))
+    port = int(environment.get("MASTER_PORT", FIRST_PORT - 1 + job % 10_000)) + 1
+    try:
+        return socket.gethostbyname(host), port
+    except OSError as error:
+        raise UnreachableError(f"the site's first node is not known: {error}", where=host) from None
 
 
 def wait_until(there: Callable[[], bool], where: Path) -> None:

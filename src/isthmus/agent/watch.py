@@ -16,7 +16,9 @@ from isthmus.faults.page import PageReader, PageView, Phase, StateHash, StepReco
 ANSWER_S = 2.0
 """From a new group's order to the first word of a process that was waiting for it."""
 NODE_EVERY_S = 1.0
-"""Facts of the whole node change slowly, and asking for them costs a system call."""
+"""Facts of the whole node change slowly, and asking for them costs system calls. So it is with processes
+that write: only of a silent one it matters at every look what it is at."""
+SILENT_S = 0.2
 
 
 class Watcher:
@@ -49,6 +51,7 @@ class Watcher:
         if generation != self._generation:
             self._generation, self._since_s = generation, now_ns / 1e9
         self._drop({process for process, _ in ranks.values()})
+        is_due = now_ns / 1e9 >= self._facts_due_s
         views: dict[int, PageView] = {}
         steps: dict[int, list[StepRecord]] = {}
         states: dict[int, list[StateHash]] = {}
@@ -66,7 +69,7 @@ class Watcher:
             seen = self._seen.get(process, view.step - 1)
             steps[rank], states[rank] = reader.records(seen), reader.states(seen)
             self._seen[process] = max(seen, view.step)
-            if found := read_process(pid):
+            if (is_due or view.quiet_s > SILENT_S) and (found := read_process(pid)):
                 processes[rank] = found
         self.step = max((view.step for view in views.values()), default=-1)
         readings = Readings(
@@ -75,7 +78,7 @@ class Watcher:
             steps=steps,
             states=states,
             processes=processes,
-            homes=dict.fromkeys(views, "local"),
+            homes={rank: ranks[rank][0].rpartition("/")[0] for rank in views},
             nodes={"local": self._node(now_ns / 1e9)},
         )
         found = self._watch.observe(now_ns / 1e9, readings)
@@ -84,11 +87,14 @@ class Watcher:
         ]
 
     def _absent(self, here: dict[int, PageView], waiting: dict[int, PageView], now_s: float) -> list[int]:
-        """Ranks that were told of the group, had nothing else to do, and have not come while others have."""
+        """Ranks that were told of the group and have not come while others have, though they had nothing else
+        to do, or still wait in the last group, which is over: now and then gloo does not wake up.
+        """
         if not here or now_s < self._since_s + ANSWER_S:
             return []
         idle = (Phase.IDLE, Phase.REGROUP)
-        return [rank for rank, view in waiting.items() if view.phase in idle and view.quiet_s > ANSWER_S]
+        late = {rank: view for rank, view in waiting.items() if view.quiet_s > ANSWER_S}
+        return [rank for rank, view in late.items() if view.phase in idle or view.waiting]
 
     def _missing(self, rank: int, now_s: float) -> Finding:
         what = f"rank {rank} has not come to group {self._generation} for {now_s - self._since_s:.1f} s"

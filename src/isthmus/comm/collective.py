@@ -61,6 +61,16 @@ class Collective(Protocol):
         """The root's bytes, on every rank; what the others pass does not matter."""
         ...
 
+    def start_send(self, tensor: Tensor, to: int) -> Pending:
+        """In the background, to the one rank that starts to receive it: leave the tensor alone until `wait`
+        returns. Between two ranks, tensors arrive in the order in which they were sent.
+        """
+        ...
+
+    def start_receive_(self, tensor: Tensor, source: int) -> Pending:
+        """As many bytes as `source` sends."""
+        ...
+
     def close(self) -> None: ...
 
 
@@ -98,6 +108,12 @@ class SoloCollective:
 
     def share_bytes(self, data: bytes, root: int = 0) -> bytes:
         return data
+
+    def start_send(self, tensor: Tensor, to: int) -> Pending:
+        raise AssertionError("there is nobody else")
+
+    def start_receive_(self, tensor: Tensor, source: int) -> Pending:
+        raise AssertionError("there is nobody else")
 
     def close(self) -> None:
         pass
@@ -160,6 +176,14 @@ class TorchCollective:
             tensor.copy_(torch.frombuffer(bytearray(data), dtype=torch.uint8))
         self.broadcast_(tensor, root)
         return tensor.cpu().numpy().tobytes()
+
+    def start_send(self, tensor: Tensor, to: int) -> Pending:
+        with _reported(self.rank):
+            return _TorchPending(dist.isend(tensor, to), self.rank)
+
+    def start_receive_(self, tensor: Tensor, source: int) -> Pending:
+        with _reported(self.rank):
+            return _TorchPending(dist.irecv(tensor, source), self.rank)
 
     def close(self) -> None:
         if dist.is_initialized():

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 import torch
 from torch import Tensor
 
-from isthmus.comm.collective import Collective, Pending, SoloCollective
+from isthmus.comm.collective import Collective, GroupBrokenError, Pending, SoloCollective
 from isthmus.comm.sockets import Opened, open_sockets, shut
 from isthmus.faults.page import PageWriter
 from isthmus.heal.messages import Form
@@ -46,6 +46,8 @@ class KeptCollective:
         """Sockets of this process that are not the group's."""
         self._sockets: Opened | None = None
         """The group's; None while it is being made."""
+        self._over = False
+        """The group was broken up: a rank that is alone in it has no socket to tell it so."""
         self.generation = 0
 
     @property
@@ -60,7 +62,7 @@ class KeptCollective:
         """Ends the group there was and meets the members of the next. Raises UnreachableError."""
         self._end()
         with self._lock:
-            self._others, self._sockets = open_sockets(), None
+            self._others, self._sockets, self._over = open_sockets(), None, False
             self.generation = form.generation
         self._inner = self._make(form)
         with self._lock:
@@ -69,6 +71,7 @@ class KeptCollective:
     def abandon(self) -> None:
         """Breaks the group, from any thread: whoever waits in it gets an error."""
         with self._lock:
+            self._over = True
             shut(self._new_sockets() if self._sockets is None else self._sockets)
 
     def close(self) -> None:
@@ -90,6 +93,7 @@ class KeptCollective:
             self.start_all_reduce_(tensor).wait()
 
     def start_all_reduce_(self, tensor: Tensor) -> Pending:
+        self._check()
         sequence = self._page.issue(signature("all_reduce", tensor))
         return _Watched(self._inner.start_all_reduce_(tensor), self._page, sequence)
 
@@ -116,8 +120,20 @@ class KeptCollective:
         with self._blocking("share_bytes", _ONE):
             return self._inner.share_bytes(data, root)
 
+    def start_send(self, tensor: Tensor, to: int) -> Pending:
+        """Not on the page, as what other ranks do at the same time is not the same."""
+        return self._inner.start_send(tensor, to)
+
+    def start_receive_(self, tensor: Tensor, source: int) -> Pending:
+        return self._inner.start_receive_(tensor, source)
+
+    def _check(self) -> None:
+        if self._over:
+            raise GroupBrokenError("the group was broken up", where=f"generation {self.generation}")
+
     @contextlib.contextmanager
     def _blocking(self, operation: str, tensor: Tensor) -> Iterator[None]:
+        self._check()
         sequence = self._page.issue(signature(operation, tensor))
         self._page.wait(sequence)
         yield

@@ -21,18 +21,18 @@ class PostedStore(dist.Store):  # pyright: ignore[reportPrivateImportUsage]
 
     def set(self, key: str, value: str | bytes) -> None:
         data = value.encode("latin1") if isinstance(value, str) else bytes(value)
-        self._lifeline.post(self._generation, key, data)
+        self._lifeline.post(self._generation, _common(key), data)
 
     def get(self, key: str) -> bytes:
-        return self._lifeline.posted(self._generation, key, self._timeout_s)
+        return self._lifeline.posted(self._generation, _common(key), self._timeout_s)
 
     def wait(self, keys: list[str], timeout: timedelta | None = None) -> None:  # pyright: ignore
         timeout_s = timeout.total_seconds() if timeout else self._timeout_s
         for key in keys:
-            self._lifeline.posted(self._generation, key, timeout_s)
+            self._lifeline.posted(self._generation, _common(key), timeout_s)
 
     def check(self, keys: list[str]) -> bool:
-        return all(self._lifeline.is_posted(key) for key in keys)
+        return all(self._lifeline.is_posted(_common(key)) for key in keys)
 
     def multi_get(self, keys: list[str]) -> list[bytes]:
         return [self.get(key) for key in keys]
@@ -50,3 +50,11 @@ class PostedStore(dist.Store):  # pyright: ignore[reportPrivateImportUsage]
     @property
     def timeout(self) -> timedelta:
         return timedelta(seconds=self._timeout_s)
+
+
+def _common(key: str) -> str:
+    """Without torch's number before it, how many groups this process has tried to make: a fresh process and
+    one that has a group behind it that never came about would not meet. A generation has one group.
+    """
+    number, slash, rest = key.partition("/")
+    return rest if slash and number.isdigit() else key

@@ -1,20 +1,27 @@
 """Join the ranks of one site, as torchrun, srun or the agent started them."""
 
+import contextlib
+import fcntl
 import ipaddress
 import os
-import re
 import socket
-from collections.abc import Mapping
+import struct
+from collections.abc import Iterator, Mapping
 from datetime import timedelta
+from pathlib import Path
 
 import msgspec
 import torch.distributed as dist
+from torch.distributed import distributed_c10d
 
 from isthmus.comm.collective import Collective, SoloCollective, TorchCollective
+from isthmus.comm.hosts import first_host
 from isthmus.comm.posted_store import PostedStore
 from isthmus.errors import InputError, UnreachableError
 from isthmus.heal.lifeline import Lifeline
 from isthmus.heal.messages import Form
+
+_SIOCGIFADDR = 0x8915
 
 
 class Limits(msgspec.Struct, frozen=True, kw_only=True):
@@ -88,17 +95,6 @@ def environ_world(environ: Mapping[str, str]) -> int:
     return _number(environ, "SLURM_STEP_NUM_TASKS" if "SLURM_STEP_NUM_TASKS" in environ else "SLURM_NTASKS")
 
 
-def first_host(nodelist: str) -> str:
-    """'gpu[07-09,12],login1' -> 'gpu07': the first of Slurm's compressed list of hosts."""
-    head = re.match(r"([^\[,]+)(?:\[([^\]]+)\]([^,]*))?", nodelist)
-    if not head:
-        raise InputError(f"'{nodelist}' is not a list of hosts", where="environment SLURM_STEP_NODELIST")
-    prefix, numbers, suffix = head.groups()
-    if numbers is None:
-        return prefix
-    return prefix + re.split(r"[,-]", numbers)[0] + (suffix or "")
-
-
 def _text(environ: Mapping[str, str], name: str) -> str:
     if not environ.get(name):
         raise InputError(
@@ -127,8 +123,11 @@ def form_group(
     """
     if form.world_size == 1:
         return SoloCollective()
-    _stay_on_loopback(backend, form.address)
+    _bind(backend, form.address)
     store = PostedStore(lifeline, form.generation, limits.meet_s)
+    # torch numbers its attempts, and the number is part of the keys: after one that failed, this process and
+    # one that is new would never find each other's.
+    distributed_c10d._world.group_count = 0
     try:
         dist.init_process_group(
             backend,
@@ -152,7 +151,8 @@ def init_site_group(place: SiteRank, backend: str, timeout_s: float, device: str
     """
     if place.world_size == 1:
         return SoloCollective()
-    _stay_on_loopback(backend, place.master_addr)
+    if _is_loopback(place.master_addr):
+        _bind(backend, place.master_addr)
     try:
         dist.init_process_group(
             backend,
@@ -171,10 +171,31 @@ def init_site_group(place: SiteRank, backend: str, timeout_s: float, device: str
     return TorchCollective(device)
 
 
-def _stay_on_loopback(backend: str, address: str) -> None:
-    """gloo would listen on whatever address the host's name has, which may be none, or a public one."""
-    if backend == "gloo" and _is_loopback(address):
-        os.environ.setdefault("GLOO_SOCKET_IFNAME", _loopback_interface())
+def _bind(backend: str, address: str) -> None:
+    """gloo would listen on whatever address the host's name has, which may be none, or a public one. It takes
+    an interface: the one that has this node's address."""
+    if backend == "gloo" and (name := interface_of(address)):
+        os.environ.setdefault("GLOO_SOCKET_IFNAME", name)
+
+
+def interface_of(address: str) -> str:
+    """Of this machine; '' where none has this address, or it is a name."""
+    if _is_loopback(address):
+        return _loopback_interface()
+    return next((name for name, has in _interfaces() if has == address), "")
+
+
+def _interfaces() -> Iterator[tuple[str, str]]:
+    """Name and address of each, by IPv4 (netdevice(7), SIOCGIFADDR) and then IPv6."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as asking:
+        for _, name in socket.if_nameindex():
+            with contextlib.suppress(OSError):
+                answer = fcntl.ioctl(asking, _SIOCGIFADDR, struct.pack("256s", name.encode()[:15]))
+                yield name, socket.inet_ntoa(answer[20:24])
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/net/if_inet6").read_text().splitlines():
+            address, *_, name = line.split()
+            yield name, str(ipaddress.IPv6Address(int(address, 16)))
 
 
 def _is_loopback(host: str) -> bool:

@@ -29,7 +29,7 @@ from isthmus.faults.layout import (
     Phase,
     Word,
 )
-from isthmus.faults.view import PageView, StateHash, StepRecord
+from isthmus.faults.view import Issued, PageView, StateHash, StepRecord
 
 __all__ = [
     "MAGIC", "RING", "SIZE", "UNBOUNDED", "PageReader", "PageView", "PageWriter", "Phase", "StateHash",
@@ -40,6 +40,8 @@ __all__ = [
     _MAGIC, _PID, _GENERATION, _STEP, _PHASE, _PHASE_NS, _STEP_NS, _ISSUED, _WAITING, _FINISHED,
     _WAIT_SINCE_NS, _MEMORY, _LEFT, _NONFINITE_STEP, _HASH_STEP, _HASH_SLICE, _HASH, _BEAT_NS, _PULSE_NS,
 ) = (int(word) for word in Word)  # fmt: skip
+_PRESENT, _WORD = struct.Struct(f"{RECORDS}q"), struct.Struct("q")
+_PHASES = tuple(Phase)
 _LOAD, _UNBOUNDED_FROM = int(Phase.LOAD), int(Phase.START)
 
 
@@ -232,11 +234,11 @@ class PageReader:
             raise CorruptError("this is no page of a rank", where=str(path))
 
     def _word(self, word: int) -> int:
-        return struct.unpack_from("q", self._map, 8 * word)[0]
+        return _WORD.unpack_from(self._map, 8 * word)[0]
 
     def read(self, now_ns: int | None = None) -> PageView:
         """The page now."""
-        words = struct.unpack_from(f"{RECORDS}q", self._map)
+        words = _PRESENT.unpack_from(self._map)
         issued_since, hash_step_since = self._word(_ISSUED), self._word(_HASH_STEP)
         now_ns = now_ns or monotonic_ns()
         since = lambda word: max(0, now_ns - words[word]) / 1e9  # noqa: E731
@@ -246,7 +248,7 @@ class PageReader:
             pid=words[_PID],
             generation=words[_GENERATION],
             step=words[_STEP],
-            phase=Phase(words[_PHASE]),
+            phase=_PHASES[words[_PHASE]],
             phase_s=since(_PHASE_NS),
             step_s=since(_STEP_NS),
             issued=issued,
@@ -261,7 +263,7 @@ class PageReader:
             hash=words[_HASH],
             quiet_s=since(_BEAT_NS),
             pulse_s=since(_PULSE_NS) if words[_PULSE_NS] else None,
-            collectives={n: words[HASHES + n % RING] for n in range(first, issued + 1)},
+            collectives=Issued(words[HASHES:RECORDS], range(first, issued + 1)),
         )
 
     def records(self, after: int) -> list[StepRecord]:

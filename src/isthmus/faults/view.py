@@ -1,8 +1,36 @@
 """What is read from the page of a rank (see `page`)."""
 
+from collections.abc import Iterator, Mapping
+
 import msgspec
 
-from isthmus.faults.layout import Phase
+from isthmus.faults.layout import RING, Phase
+
+
+class Issued(Mapping[int, int]):
+    """Hash of (operation, type, size) by sequence number, of the last collectives issued. Looked at only
+    where something is wrong, so it is the ring as it was copied from the page.
+
+    Args:
+        ring: hash of the collective with sequence n at n % `RING`.
+        numbers: those that are in it.
+    """
+
+    __slots__ = ("_numbers", "_ring")
+
+    def __init__(self, ring: tuple[int, ...], numbers: range):
+        self._ring, self._numbers = ring, numbers
+
+    def __getitem__(self, number: int) -> int:
+        if number not in self._numbers:
+            raise KeyError(number)
+        return self._ring[number % RING]
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(self._numbers)
+
+    def __len__(self) -> int:
+        return len(self._numbers)
 
 
 class StepRecord(msgspec.Struct, frozen=True):
@@ -55,5 +83,5 @@ class PageView(msgspec.Struct, frozen=True, kw_only=True):
     """For how long nothing was written."""
     pulse_s: float | None = None
     """For how long no thread beside the main one ran; None: there is none that tells."""
-    collectives: dict[int, int]
+    collectives: Mapping[int, int]
     """Hash of (operation, type, size) by sequence number, of the last ones issued."""

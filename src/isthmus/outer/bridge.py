@@ -9,6 +9,10 @@ The vectors hold the whole model in the layout's flat order, fp32:
 
 A `BaseReady` that was sent before the client saw the rank's latest push is stale: `pushes_seen` tells, the
 rank ignores it, and the client sends another.
+
+A rank 0 whose place another takes when it dies sends notes: what it knows (`SiteState`), after each step and
+with each message that changes what it will do next. What was written to the vectors counts once the message
+that tells of it is heard whole, so each note agrees with them.
 """
 
 import mmap
@@ -20,6 +24,7 @@ import msgspec
 import numpy as np
 
 from isthmus.outer.layout import Layout
+from isthmus.outer.site_state import BaseReady, SiteState
 from isthmus.wire import line
 
 _LONGEST_FOLDER = 40
@@ -35,12 +40,20 @@ class Attach(msgspec.Struct, frozen=True, tag=True):
     model_hash: str
     data_hash: str
     batch_size: int
+    step: int = -1
+    """Steps the ranks have done; -1: they keep no count, and this rank 0 sends no notes."""
+    resume: bool = False
+    """Rank 0 was replaced, the others still hold the parameters after `step`."""
 
 
 class Attached(msgspec.Struct, frozen=True, tag=True):
     """Client to rank: the shared vectors are in this file."""
 
     path: str
+    note: SiteState | None = None
+    """Go on from here: nothing else follows that a fresh start would bring. Never but for `resume`."""
+    unheard: tuple["LocalMessage", ...] = ()
+    """What the client has said since."""
 
 
 class SnapshotReady(msgspec.Struct, frozen=True, tag=True):
@@ -71,15 +84,6 @@ class MayPush(msgspec.Struct, frozen=True, tag=True):
     """The contribution in flight found its fate; another may follow."""
 
 
-class BaseReady(msgspec.Struct, frozen=True, tag=True):
-    version: int
-    pushes_seen: int
-    reset: bool
-    """Drop local progress and all work in hand; what remains leased is granted again."""
-    moments: bool
-    """Drop the optimizer's moments too (first parameters, or a quarantined push)."""
-
-
 class Stop(msgspec.Struct, frozen=True, tag=True):
     reason: str
 
@@ -100,11 +104,19 @@ class Pushed(msgspec.Struct, frozen=True, tag=True):
     steps: int
     step_s: float
     """Mean seconds of one inner step, waiting not counted."""
+    note: SiteState | None = None
 
 
 class Taken(msgspec.Struct, frozen=True, tag=True):
     version: int
     delay_steps: int
+    note: SiteState | None = None
+
+
+class Noted(msgspec.Struct, frozen=True, tag=True):
+    """Rank to client, after each step and before anything is written to the vectors at its boundary."""
+
+    note: SiteState
 
 
 class Rate(msgspec.Struct, frozen=True, tag=True):
@@ -121,7 +133,7 @@ class Leaving(msgspec.Struct, frozen=True, tag=True):
 
 LocalMessage = (
     Attach | Attached | SnapshotReady | Started | Granted | Pace | MayPush | BaseReady | Stop | Refused
-    | Pushed | Taken | Rate | Leaving
+    | Pushed | Taken | Noted | Rate | Leaving
 )  # fmt: skip
 
 

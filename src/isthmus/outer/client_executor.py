@@ -21,6 +21,7 @@ from isthmus.outer.arrivals import Arrivals
 from isthmus.outer.client_events import Blob, Dialled, Heard, Sent
 from isthmus.outer.client_memory import Memory
 from isthmus.outer.member import state as machine
+from isthmus.outer.recall import Recall
 from isthmus.outer.replica import Replica
 from isthmus.outer.seeding import seed_key
 from isthmus.wire.line import LineClosedError
@@ -31,6 +32,8 @@ QUEUE_SIZE = 10_000
 LINK_SAMPLE_S = 2.0
 REFUSAL_S = 60.0
 """How long the ranks of a refused site have to come and hear of it."""
+REPLACE_S = 120.0
+"""How long the ranks have to put another in the place of a rank 0 that died; then all count as dead."""
 
 
 class Client:
@@ -43,6 +46,11 @@ class Client:
         self._memory = Memory(folder, self._clock)
         self._state: machine.MemberState | None = None
         self._line: bridge.Line | None = None
+        self._attended = False
+        """The ranks on this line have attached."""
+        self._alone_s: float | None = None
+        """Since when there is no rank 0, while one is awaited in its place."""
+        self._recall = Recall()
         self._vectors: bridge.Vectors | None = None
         self._replica: Replica | None = None
         self._attach: bridge.Attach | None = None
@@ -86,6 +94,8 @@ class Client:
                 event = machine.Tick(self._clock.now_s())
             self._take(event)
             if self._asked_to_stop:
+                if self._alone_s is not None:
+                    self._ranks_gone()
                 self._feed(machine.StopAsked(self._asked_to_stop))
                 self._asked_to_stop = ""
             self._drive()
@@ -114,7 +124,7 @@ class Client:
             case Sent(key=key):
                 self._sent(key)
             case Dialled(line=line):
-                self._ranks_gone()
+                self._hung_up()
                 self._line = line
             case Heard(line=line, message=message):
                 if line is self._line:
@@ -144,6 +154,8 @@ class Client:
     def _drive(self) -> None:
         if self._state is None:
             return
+        if self._alone_s is not None and self._clock.now_s() > self._alone_s + REPLACE_S:
+            self._ranks_gone()
         self._feed(machine.Tick(self._clock.now_s()))
         while actions := member.plan(self._state):
             self._feed(machine.Issued(tuple(actions)))
@@ -169,24 +181,38 @@ class Client:
     def _hear(self, message: bridge.LocalMessage | None) -> None:
         match message:
             case None:
-                self._ranks_gone()
+                self._hung_up()
             case bridge.Attach():
                 self._attached(message)
             case bridge.SnapshotReady():
                 self._ready()
+            case bridge.Noted(note=note):
+                self._recall.noted(note)
             case bridge.Pushed(ranges=ranges, tokens=tokens, group_tokens=groups, steps=steps, step_s=step_s):
+                self._recall.noted(message.note)
                 self._feed(machine.Pushed(ranges, tokens, tuple(groups), steps, step_s))
             case bridge.Taken(version=version, delay_steps=delay):
+                self._recall.noted(message.note)
                 self._taken(version, delay)
             case bridge.Rate(step_s=step_s):
                 self._feed(machine.Rate(step_s))
             case bridge.Leaving(reason=reason):
                 self._feed(machine.Leaving(reason))
 
-    def _ranks_gone(self) -> None:
+    def _hung_up(self) -> None:
+        """Rank 0 died. If it left notes, the others may yet go on from there with another one."""
         if self._line:
             self._line.close()
             self._line = None
+        self._attended = False
+        if self._recall.note is None or self._state is None or self._state.left:
+            self._ranks_gone()
+        elif self._alone_s is None and self._state.attached:
+            self._alone_s = self._clock.now_s()
+
+    def _ranks_gone(self) -> None:
+        self._alone_s = None
+        self._recall = Recall()
         if self._state is not None and self._state.attached:
             self._feed(machine.RanksGone())
 
@@ -199,7 +225,26 @@ class Client:
             self._tell(bridge.Refused("the restarted ranks build another model", "restart the site's client"))
             return
         assert self._vectors
+        if attach.resume and self._resumed(attach.step, str(self._vectors.path)):
+            return
+        self._ranks_gone()
+        self._recall = Recall(keeps=attach.step >= 0)
+        self._attended = True
         self._tell(bridge.Attached(str(self._vectors.path)))
+
+    def _resumed(self, step: int, path: str) -> bool:
+        """To the machine these are the ranks that it has known all along."""
+        answer = self._recall.answer(step)
+        if answer is None:
+            text = f"site {self._site}: no note of step {step}, its ranks start over from the last version"
+            self._journal.emit(journal.Note(level="warning", text=text))
+            return False
+        self._alone_s = None
+        self._attended = True
+        self._tell(bridge.Attached(path, *answer))
+        text = f"site {self._site}: another rank 0 goes on at step {step}"
+        self._journal.emit(journal.Note(level="info", text=text))
+        return True
 
     def _ready(self) -> None:
         """The ranks' initial weights are in the snapshot: now this site can say what it is."""
@@ -238,6 +283,12 @@ class Client:
             )
         )
         self._fresh_bytes, self._refreshed = 0, False
+
+    def _say(self, message: bridge.LocalMessage) -> None:
+        """What the machine has for its ranks: kept until they note that they have heard it."""
+        self._recall.told(message)
+        if self._attended:
+            self._tell(message)
 
     def _tell(self, message: bridge.LocalMessage) -> None:
         """Ranks that are gone hear nothing; the line's own thread tells that they are."""
@@ -331,7 +382,7 @@ class Client:
         assert self._state.version == action.version
         self._replica.offer(action.minus)
         self._offered_hash = self._state.hash
-        self._tell(bridge.BaseReady(action.version, action.pushes_seen, action.reset, action.moments))
+        self._say(bridge.BaseReady(action.version, action.pushes_seen, action.reset, action.moments))
 
     def _do_tell_start(self, action: machine.TellStart) -> None:
         assert self._attach
@@ -341,19 +392,19 @@ class Client:
             self._replica = Replica(
                 self._attach.layout, self._vectors, terms.codec, terms.down_codec, terms.block_size
             )
-        self._tell(bridge.Started(terms.mode == "strict", terms.inner_steps, terms.delay, action.may_push))
+        self._say(bridge.Started(terms.mode == "strict", terms.inner_steps, terms.delay, action.may_push))
 
     def _do_give_work(self, action: machine.GiveWork) -> None:
-        self._tell(bridge.Granted(action.ranges))
+        self._say(bridge.Granted(action.ranges))
 
     def _do_tell_pace(self, action: machine.TellPace) -> None:
-        self._tell(bridge.Pace(action.inner_steps))
+        self._say(bridge.Pace(action.inner_steps))
 
     def _do_tell_may_push(self, action: machine.TellMayPush) -> None:
-        self._tell(bridge.MayPush())
+        self._say(bridge.MayPush())
 
     def _do_tell_stop(self, action: machine.TellStop) -> None:
-        self._tell(bridge.Stop(action.reason))
+        self._say(bridge.Stop(action.reason))
 
     def _do_tell_refused(self, action: machine.TellRefused) -> None:
         self._tell(bridge.Refused(action.reason, action.hint))

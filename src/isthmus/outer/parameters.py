@@ -7,6 +7,7 @@ from torch import nn
 
 from isthmus.outer import bridge
 from isthmus.outer.layout import Layout
+from isthmus.outer.site_state import Kept
 
 
 class Exchange:
@@ -35,8 +36,15 @@ class Exchange:
 
     def load(self) -> None:
         """local parameters := base."""
+        self._load(self._base)
+
+    def load_kept(self, where: Kept) -> None:
+        """local parameters := the vector that holds them."""
+        self._load(self._snapshot if where == Kept.SNAPSHOT else self._reference)
+
+    def _load(self, vector: torch.Tensor) -> None:
         for local, where in self._slices():
-            local.copy_(self._base[where])
+            local.copy_(vector[where])
 
     def take_up(self) -> None:
         """local := (local - reference) + base; exact where local equals reference bit for bit."""

@@ -10,6 +10,9 @@ The work on the wire is done by a client process beside this one (`isthmus.outer
 are only copied to and from shared memory, at step boundaries. Local progress is never lost: with R the
 parameters at the last push (or uptake), a new base B is taken up as `L := (L - R) + B` (eager local
 progress, cf. arXiv 2502.12996).
+
+Where other ranks hold the parameters too, a rank 0 that comes in place of another goes on where that one was:
+a `Site` with a `Stand` sends its client what it knows at every change (`SiteState`), see `bridge`.
 """
 
 import logging
@@ -27,6 +30,7 @@ from isthmus.errors import InputError, UnreachableError
 from isthmus.outer import bridge, ranges
 from isthmus.outer.layout import build_layout
 from isthmus.outer.parameters import Exchange
+from isthmus.outer.site_state import Kept, SiteState, Stand, Todo
 from isthmus.outer.spawn import ClientProcess
 from isthmus.outer.window import Window
 from isthmus.wire.line import LineClosedError
@@ -75,6 +79,7 @@ class Site(AbstractContextManager["Site"]):
         certs: folder made by `isthmus certs init` or `isthmus server start`.
         line: socket of a client that runs already, instead of `name`, `server` and `certs`.
         job: hashes and batch size, see `SiteJob`.
+        stand: where the loop stands, if a rank 0 that dies there is replaced and the others live on.
     """
 
     def __init__(  # noqa: PLR0913 - the public face; each is used by its name
@@ -87,6 +92,7 @@ class Site(AbstractContextManager["Site"]):
         certs: Path | str = "",
         line: str = "",
         job: SiteJob | None = None,
+        stand: Stand | None = None,
     ):
         self._model, self._optimizer = model, optimizer
         self._server = ", ".join(_addresses(server)) or line
@@ -98,51 +104,130 @@ class Site(AbstractContextManager["Site"]):
             self._job.groups,
             self._job.num_fragments,
         )
-        self._reset = self._left = False
-        self._stop: str | None = None
-        self.version = -1
-        self.inner_steps = 1
-        self.strict = False
-        self.delay = -1
+        self._stand = stand
+        self._state = SiteState(step=stand.step if stand else 0)
+        self._redo: list[ranges.Range] = []
+        self._left = False
+        self.changed = False
+        """Entering it changed the parameters here."""
         self.wait_s = 0.0
         """Seconds spent waiting for leases or versions so far."""
         self._lap = (time.monotonic(), 0.0)
 
+    @property
+    def version(self) -> int:
+        """Of the published parameters that training stands on; -1 before the first."""
+        return self._state.version
+
+    @property
+    def inner_steps(self) -> int:
+        return self._state.inner_steps
+
+    @property
+    def strict(self) -> bool:
+        return self._state.strict
+
+    @property
+    def delay(self) -> int:
+        return self._state.delay
+
+    @property
+    def steps(self) -> int:
+        """Calls of `step` so far, on top of those of its `Stand`."""
+        return self._state.step
+
+    @property
+    def redo(self) -> list[ranges.Range]:
+        """Samples of a step that is counted here and that the ranks have not done; `redone` follows it."""
+        return self._redo
+
     def __enter__(self) -> "Site":
         try:
-            self._join()
+            if not (self._stand and self._stand.resume and self._resume(self._stand)):
+                self._join()
         except BaseException:
             self.__exit__()
             raise
         return self
 
+    def _resume(self, stand: Stand) -> bool:
+        """Goes on where the rank 0 was that this one replaces. False where the client cannot tell."""
+        self._line = bridge.Line.dial(self._socket_path, _DIAL_S)
+        attached = self._attach(resume=True)
+        if attached.note is None or not self._recall(attached.note, attached.unheard, stand):
+            self._line.close()
+            self._state = SiteState(step=stand.step)
+            return False
+        self._lap = (time.monotonic(), self.wait_s)
+        if self._state.step == stand.step:
+            self.changed = self._catch_up()
+        return True
+
+    def _recall(self, note: SiteState, unheard: Iterable[bridge.LocalMessage], stand: Stand) -> bool:
+        """Becomes the Site that was there. The ranks may be a step ahead of it, which is told next, or one
+        behind, which they do again.
+        """
+        self._state = note
+        for message in unheard:
+            self._hear(message)
+        if note.step < stand.step:
+            return note.hand_out(stand.samples)
+        self._redo = note.samples if note.step > stand.step else []
+        return True
+
+    def redone(self) -> bool:
+        """Call when the step of `redo` is done. True if the parameters were changed here."""
+        if not self._redo:
+            return False
+        self._redo = []
+        return self._catch_up()
+
+    def _catch_up(self) -> bool:
+        """The ranks stand at the step of the note: what became of the parameters there, and what else was
+        to be done.
+        """
+        found = self._state.kept != Kept.OTHERS
+        if found:
+            self._exchange.load_kept(self._state.kept)
+        try:
+            return self._finish_step() or found
+        except LineClosedError:
+            self._rejoin()
+            return True
+
     def _join(self) -> None:
         """Attaches to the client, and stands on the published parameters when it returns."""
-        self._window = Window()
-        self._ranges: list[ranges.Range] = []
-        self._base: bridge.BaseReady | None = None
-        self._pushes = self._since_push = 0
-        self._rate_told = False
+        before = self._state
+        self._state = SiteState(step=before.step, version=before.version, stop=before.stop)
         self._line = bridge.Line.dial(self._socket_path, _DIAL_S)
+        self._attach()
+        self._exchange.save()
+        self._line.send(bridge.SnapshotReady())
+        started = self._expect(bridge.Started)
+        state = self._state
+        state.strict, state.inner_steps, state.delay = started.strict, started.inner_steps, started.delay
+        state.may_push = started.may_push
+        self._wait_until(lambda: state.base is not None, "the first parameters")
+        self._take_up()
+        self.changed = True
+        state.reset = False
+        self._lap = (time.monotonic(), self.wait_s)
+
+    def _attach(self, *, resume: bool = False) -> bridge.Attached:
         self._line.send(
             bridge.Attach(
                 layout=self._layout,
                 model_hash=self._job.model_hash,
                 data_hash=self._job.data_hash,
                 batch_size=self._job.batch_size,
+                step=self._state.step if self._stand else -1,
+                resume=resume,
             )
         )
-        vectors = bridge.Vectors(Path(self._expect(bridge.Attached).path), self._layout.size)
+        attached = self._expect(bridge.Attached)
+        vectors = bridge.Vectors(Path(attached.path), self._layout.size)
         self._exchange = Exchange(self._model, self._layout, vectors)
-        self._exchange.save()
-        self._line.send(bridge.SnapshotReady())
-        started = self._expect(bridge.Started)
-        self.strict, self.inner_steps, self.delay = started.strict, started.inner_steps, started.delay
-        self._may_push = started.may_push
-        self._wait_until(lambda: self._base is not None, "the first parameters")
-        self._take_up()
-        self._reset = False
-        self._lap = (time.monotonic(), self.wait_s)
+        return attached
 
     def _rejoin(self) -> None:
         """The client died: attach to the one that is started in its place."""
@@ -171,7 +256,7 @@ class Site(AbstractContextManager["Site"]):
     @property
     def stopping(self) -> str | None:
         """Why the server wants this site to stop, if it does."""
-        return self._stop
+        return self._state.stop
 
     def take(self, count: int, timeout_s: float = 1.0) -> list[ranges.Range]:
         """The next `count` samples of the global stream, as half-open ranges; fewer where a lease ends.
@@ -182,18 +267,19 @@ class Site(AbstractContextManager["Site"]):
         """
         try:
             self._look(0)
-            if not self._ranges and not self._stop:
+            if not self._state.ranges and not self._state.stop:
                 self._starved(timeout_s)
         except LineClosedError:
             self._rejoin()
-        taken, rest = ranges.take(tuple(self._ranges), count)
-        self._ranges = list(rest)
+        taken, rest = ranges.take(tuple(self._state.ranges), count)
+        self._state.ranges = list(rest)
         return list(taken)
 
     def _starved(self, timeout_s: float) -> None:
         start = time.monotonic()
-        self._look(min(timeout_s, _STARVED_S) if self._window.steps else timeout_s)
-        if not self._ranges and self._window.steps and self._may_push:
+        state = self._state
+        self._look(min(timeout_s, _STARVED_S) if state.window.steps else timeout_s)
+        if not state.ranges and state.window.steps and state.may_push:
             self._push()
         self.wait_s += time.monotonic() - start
 
@@ -203,16 +289,20 @@ class Site(AbstractContextManager["Site"]):
         """
         try:
             self._look(0)
-            if self._base is None or (self.strict and self._ranges):
+            if self._state.base is None or (self._state.strict and self._state.ranges) or self._kept_here():
                 return False
             self._take_up()
         except LineClosedError:
             self._rejoin()
         return True
 
+    def _kept_here(self) -> bool:
+        """The snapshot is needed as it is, until the next step or push."""
+        return self._state.kept == Kept.SNAPSHOT and self._state.window.steps > 0
+
     def was_reset(self) -> bool:
         """Whether the optimizer's moments must start afresh, since the last call."""
-        reset, self._reset = self._reset, False
+        reset, self._state.reset = self._state.reset, False
         return reset
 
     def step(
@@ -231,15 +321,20 @@ class Site(AbstractContextManager["Site"]):
             group_tokens: tokens routed to each expert group in this step.
             busy_s: seconds of this step, waiting not counted; by default the time since the last one.
         """
-        window = self._window
+        state, done = self._state, list(samples)
+        window = state.window
         window.steps += 1
         window.tokens += tokens
         window.busy_s += self._lap_s() if busy_s is None else busy_s
-        window.samples.extend(samples)
+        window.add_samples(done)
         window.add_groups(group_tokens)
-        self._since_push += 1
+        state.since_push += 1
+        state.step += 1
+        state.samples, state.todo, state.kept = done, Todo.LOOK, Kept.OTHERS
         try:
-            return self._step_done()
+            self._tell_rate()
+            self._note()
+            return self._finish_step()
         except LineClosedError:
             self._rejoin()
             return True
@@ -251,48 +346,74 @@ class Site(AbstractContextManager["Site"]):
         self._lap = (now_s, waited_s)
         return lap_s
 
-    def _step_done(self) -> bool:
-        if not self._rate_told and self._window.steps == _RATE_STEPS:
-            self._line.send(bridge.Rate(step_s=self._window.busy_s / self._window.steps))
-            self._rate_told = True
+    def _tell_rate(self) -> None:
+        window = self._state.window
+        if not self._state.rate_told and window.steps == _RATE_STEPS:
+            self._line.send(bridge.Rate(step_s=window.busy_s / window.steps))
+            self._state.rate_told = True
+
+    def _noted(self) -> SiteState | None:
+        return self._state if self._stand else None
+
+    def _note(self) -> None:
+        if self._stand:
+            self._line.send(bridge.Noted(self._state))
+
+    def _finish_step(self) -> bool:
+        """What is left to do of a step boundary (`Todo`). True if the parameters were changed here."""
+        state, changed = self._state, False
         self._look(0)
-        changed = self._boundary()
-        if self._due():
-            self._push()
-            changed = (self.strict and self.delay == 0 and self._boundary()) or changed
+        if state.todo == Todo.LOOK:
+            changed = self._boundary(Todo.PUSH)
+            state.todo = Todo.PUSH
+        if state.todo == Todo.PUSH:
+            if self._due():
+                self._push(Todo.WAIT if state.strict and state.delay == 0 else Todo.NOTHING)
+            else:
+                state.todo = Todo.NOTHING
+        if state.todo == Todo.WAIT:
+            changed = self._boundary(Todo.NOTHING) or changed
+        state.todo = Todo.NOTHING
         return changed
 
-    def _boundary(self) -> bool:
+    def _boundary(self, then: Todo) -> bool:
         """Takes up a version that is there; in strict mode at exactly `delay` steps after the push. A strict
         delay that nobody set is measured once: the steps that the first push took there and back, and one.
         """
-        if self.strict:
-            if self._pushes == 0:
+        state = self._state
+        if state.strict:
+            if state.pushes == 0:
                 return False
-            if self.delay < 0 and (self._base is not None or self._since_push >= self.inner_steps):
-                self.delay = min(self._since_push + 1, self.inner_steps)
-            if self._since_push != self.delay:
+            if state.delay < 0 and (state.base is not None or state.since_push >= state.inner_steps):
+                state.delay = min(state.since_push + 1, state.inner_steps)
+                self._note()
+            if state.since_push != state.delay:
                 return False
-            self._wait_until(lambda: self._base is not None, "the round's version")
-        if self._base is None:
+            self._wait_until(lambda: state.base is not None, "the round's version")
+        if state.base is None:
             return False
+        state.todo = then
         self._take_up()
         return True
 
     def _due(self) -> bool:
-        if self._window.steps < self.inner_steps:
+        state = self._state
+        if state.window.steps < state.inner_steps:
             return False
-        if self.strict and not self._may_push:
-            self._wait_until(lambda: self._may_push, "the last push's fate")
-        return self._may_push
+        if state.strict and not state.may_push:
+            self._wait_until(lambda: state.may_push, "the last push's fate")
+        return state.may_push
 
-    def _push(self) -> None:
-        window, self._window = self._window, Window()
-        self._exchange.save()
-        self._pushes += 1
-        self._since_push = 0
-        self._may_push = False
-        self._base = None
+    def _push(self, then: Todo = Todo.NOTHING) -> None:
+        state = self._state
+        window, state.window = state.window, Window()
+        if state.kept != Kept.SNAPSHOT:
+            self._exchange.save()
+        state.pushes += 1
+        state.since_push = 0
+        state.may_push = False
+        state.base = None
+        state.todo, state.kept = then, Kept.SNAPSHOT if self._stand else Kept.OTHERS
         self._line.send(
             bridge.Pushed(
                 ranges=ranges.normal(window.samples),
@@ -300,23 +421,32 @@ class Site(AbstractContextManager["Site"]):
                 group_tokens=window.group_tokens,
                 steps=window.steps,
                 step_s=window.busy_s / window.steps,
+                note=self._noted(),
             )
         )
 
     def _take_up(self) -> None:
-        base, self._base = self._base, None
+        state = self._state
+        base, state.base = state.base, None
         assert base is not None
+        has_progress = state.window.steps > 0 and not base.reset
         if base.reset:
             self._exchange.load()
-            self._ranges = []
-            self._window = Window()
-            self._reset = base.moments
-            if base.moments and self.version >= 0 and self._optimizer is not None:
+            state.ranges = []
+            state.window = Window()
+            state.reset = base.moments
+            if base.moments and state.version >= 0 and self._optimizer is not None:
                 self._optimizer.state.clear()
+        elif self._stand and not has_progress:
+            self._exchange.load()
         else:
             self._exchange.take_up()
-        self.version = base.version
-        self._line.send(bridge.Taken(version=base.version, delay_steps=self._since_push))
+        state.version = base.version
+        if self._stand:
+            state.kept = Kept.SNAPSHOT if has_progress else Kept.REFERENCE
+            if has_progress:
+                self._exchange.save()
+        self._line.send(bridge.Taken(base.version, delay_steps=state.since_push, note=self._noted()))
 
     def leave(self, reason: str, timeout_s: float = 60.0) -> None:
         """Pushes what is left, gives unused leases back, and waits until the server has it or `timeout_s`
@@ -325,11 +455,13 @@ class Site(AbstractContextManager["Site"]):
         deadline = time.monotonic() + timeout_s
         self._left = True
         try:
-            if self._window.steps:
-                self._wait_until(lambda: self._may_push, "the last push's fate", timeout_s)
+            if self._state.window.steps:
+                self._wait_until(lambda: self._state.may_push, "the last push's fate", timeout_s)
                 self._push()
             self._line.send(bridge.Leaving(reason=reason))
-            self._wait_until(lambda: self._may_push, "the final push", max(1.0, deadline - time.monotonic()))
+            self._wait_until(
+                lambda: self._state.may_push, "the final push", max(1.0, deadline - time.monotonic())
+            )
         except UnreachableError:
             return
 
@@ -338,18 +470,22 @@ class Site(AbstractContextManager["Site"]):
             self._hear(message)
 
     def _hear(self, message: bridge.LocalMessage) -> None:
+        state = self._state
+        state.heard += 1
         match message:
+            case bridge.Attached():
+                state.heard -= 1  # counted from there
             case bridge.Granted(ranges=granted):
-                self._ranges.extend(granted)
+                state.ranges.extend(granted)
             case bridge.Pace(inner_steps=steps):
-                self.inner_steps = steps
+                state.inner_steps = steps
             case bridge.MayPush():
-                self._may_push = True
+                state.may_push = True
             case bridge.BaseReady():
-                if message.pushes_seen == self._pushes:
-                    self._base = message
+                if message.pushes_seen == state.pushes:
+                    state.base = message
             case bridge.Stop(reason=reason):
-                self._stop = reason
+                state.stop = reason
             case bridge.Refused(reason=reason, hint=hint):
                 raise InputError(f"the server refused this site: {reason}", hint=hint)
 

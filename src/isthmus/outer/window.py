@@ -1,18 +1,21 @@
 """What a site did since its last push: what the next one will report."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
 
-from isthmus.outer.ranges import Range
+import msgspec
+
+from isthmus.outer.ranges import Range, normal
 
 
-@dataclass
-class Window:
+class Window(msgspec.Struct):
     steps: int = 0
     tokens: int = 0
     busy_s: float = 0.0
-    samples: list[Range] = field(default_factory=list)
-    group_tokens: list[int] = field(default_factory=list)
+    samples: list[Range] = []
+    group_tokens: list[int] = []
+
+    def add_samples(self, samples: Iterable[Range]) -> None:
+        self.samples = list(normal([*self.samples, *samples]))
 
     def add_groups(self, group_tokens: Iterable[int]) -> None:
         counts = list(group_tokens)

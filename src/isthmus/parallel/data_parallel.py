@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from isthmus.comm.collective import Collective, Pending
+from isthmus.comm.many import broadcast_many_
 
 BUCKET_BYTES = 4 * 2**20
 """Small enough to start early, large enough that the latency of a message does not count."""
@@ -82,8 +83,7 @@ class DataParallel:
 
     def broadcast_parameters(self, root: int = 0) -> None:
         """Give all ranks the root's parameters."""
-        for param in self._all:
-            self._group.broadcast_(param.detach(), root)
+        broadcast_many_(self._group, self._all, root)
 
     def backward(self, loss: Tensor, num_targets: Tensor | int, *, last: bool) -> None:
         """Add a micro-batch's gradient; `last` starts the exchange while this backward runs.

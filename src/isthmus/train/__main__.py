@@ -25,14 +25,15 @@ from isthmus.journal import events
 from isthmus.journal.writer import Journal
 from isthmus.models.transformer import expert_groups
 from isthmus.outer.site import Site, SiteJob
+from isthmus.outer.site_state import Stand
 from isthmus.planner.plan import Plan
 from isthmus.rundir import RunDir
 from isthmus.spec.load import load_run
 from isthmus.spec.run import RunSpec
 from isthmus.train.checkpoint import CHECKPOINTS
 from isthmus.train.export import save_final, save_tokenizer
-from isthmus.train.feed import Feed, LocalFeed
-from isthmus.train.injectors import Injectors
+from isthmus.train.feed import Feed, LocalFeed, Start
+from isthmus.train.injectors import Injectors, write_down
 from isthmus.train.job import Crew, Job, Outcome
 from isthmus.train.kept import Kept, KeptBy
 from isthmus.train.learner import Learner
@@ -86,12 +87,13 @@ class Work:
         return chip
 
     def train(self, crew: Crew, stack: ExitStack, keeping: Keeping | None = None) -> Outcome:
-        def open_feed(learner: Learner) -> Feed:
+        def open_feed(learner: Learner, start: Start) -> Feed:
             _save_tokenizer(crew.job, self.dataset, crew.journal)
             if not self.line:
                 return LocalFeed(self.plan.total_samples)
             job = site_job(crew.job, self.dataset, learner)
-            joined = stack.enter_context(Site(learner.model, line=self.line, job=job))
+            stand = Stand(step=start.step, samples=tuple(start.ranges), resume=start.is_successor)
+            joined = stack.enter_context(Site(learner.model, line=self.line, job=job, stand=stand))
             return SiteFeed(joined, self.plan.total_samples)
 
         def finish() -> None:
@@ -128,7 +130,7 @@ def run_kept(work: Work, by: KeptBy) -> int:
     with ExitStack() as stack:
         leave = stack.enter_context(Leave())
         chip, job = work.chip(0), work.job(0)
-        injectors = Injectors(work.run_dir.site(work.site) / CHECKPOINTS)
+        injectors = Injectors(work.run_dir.site(work.site) / CHECKPOINTS, write_down)
         kept = Kept(by, chip.backend, chip.device(0), leave, injectors)
         stack.callback(kept.close)
         learner = build_learner(job, kept.group, kept.page)

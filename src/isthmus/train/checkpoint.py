@@ -128,6 +128,15 @@ def prune(store: Store, folder: Path, keep: int) -> None:
             store.delete(folder / name)
 
 
+def newest_step(store: Store, folder: Path) -> int:
+    """What the manifests that can be read promise, whether or not their tensors are sound; -1: none can."""
+    steps = [-1]
+    for name in _manifests(store, folder):
+        with contextlib.suppress(IsthmusError):
+            steps.append(_read_manifest(store, folder / name).facts.step)
+    return max(steps)
+
+
 def drop_after(store: Store, folder: Path, step: int) -> None:
     """Delete the checkpoints of later steps: the run goes back to before them. Damaged ones are left."""
     for name in _manifests(store, folder):

@@ -48,6 +48,18 @@ class Offer(msgspec.Struct, frozen=True):
 
 
 @dataclass(frozen=True)
+class Start:
+    """Where the ranks stand when a feed is opened."""
+
+    step: int
+    ranges: list[Range]
+    """What that step was done on, if it was done here."""
+    is_successor: bool
+    """Rank 0 was replaced, the others have lived on: the feed may go on where that one's was. It may be told
+    of that step once more."""
+
+
+@dataclass(frozen=True)
 class StepStats:
     """One step, over all ranks of the site."""
 

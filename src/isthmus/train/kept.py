@@ -122,10 +122,14 @@ class Kept:
             except UnreachableError as error:
                 self.line.say(Broken(order.generation, self._step, error.message))
 
-    def joined(self, step: int) -> None:
+    def joined(self, step: int, lost_steps: int = 0) -> None:
         assert self.form is not None
         self._step = step
-        self.line.say(Joined(self.form.generation, step))
+        self.line.say(Joined(self.form.generation, step, lost_steps))
+
+    @property
+    def memory(self) -> Path | None:
+        return self._by.folder
 
     @property
     def at_most_step(self) -> int:

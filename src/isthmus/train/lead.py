@@ -10,13 +10,22 @@ from isthmus.journal import events
 from isthmus.journal.store import DiskStore
 from isthmus.models.similarity import expert_similarity
 from isthmus.train.balance import ExpertStats
-from isthmus.train.checkpoint import CHECKPOINTS, Checkpoint, CheckpointWriter, Facts, Saved, load_newest
+from isthmus.train.checkpoint import (
+    CHECKPOINTS,
+    Checkpoint,
+    CheckpointWriter,
+    Facts,
+    Saved,
+    load_newest,
+    newest_step,
+)
 from isthmus.train.expert_watch import ExpertWatch
 from isthmus.train.feed import Done, Feed, FeedState, Offer, StepStats, Work
 from isthmus.train.job import Crew
 from isthmus.train.orders import Order
 from isthmus.train.progress import ProgressLine
 from isthmus.train.standing import LastStep, Position, Standing
+from isthmus.train.state_copies import Held
 
 LAST_SAVE_S = 600.0
 """How long the end of a run waits for its last checkpoint."""
@@ -48,20 +57,28 @@ class Lead:
         self._line = ProgressLine(job.site)
         self._experts = ExpertWatch(job.site, job.run.model)
 
-    def resume(self) -> None:
-        """Take up the site's newest sound checkpoint, if there is one; those passed over are journaled.
+    def resume(self, held: Held | None = None) -> None:
+        """Take up the site's newest sound checkpoint, or the copy `held` in this node's memory where that is
+        newer, if there is one; checkpoints passed over are journaled.
 
         Raises InputError if it is of another model or other data, and CorruptError if there are checkpoints,
         none of them is sound, and the site trains alone.
         """
-        found, skipped = load_newest(DiskStore(), self._job.folder / CHECKPOINTS)
+        folder = self._job.folder / CHECKPOINTS
+        if held and held.step >= newest_step(DiskStore(), folder):
+            self._take_up(held)
+            return
+        found, skipped = load_newest(DiskStore(), folder)
         for item in skipped:
             self._fault("checkpoint_damaged", f"passed over {item.path.name}: {item.reason}")
+        if held and held.step >= (found.facts.step if found else 0):
+            self._take_up(held)
+            return
         if found is None:
             if skipped and self._job.alone:
                 raise CorruptError(
                     f"none of the {len(skipped)} checkpoints is sound: {skipped[0].reason}",
-                    where=str(self._job.folder / CHECKPOINTS),
+                    where=str(folder),
                     hint="bring them back from a backup, or delete the folder to start over",
                 )
             return
@@ -80,6 +97,16 @@ class Lead:
             )
         )
 
+    def _take_up(self, held: Held) -> None:
+        """A site on its own tells the last step again, as after `succeed`. A joined one does not: the server
+        counts what it is told, and its published parameters take the place of the copy's when the feed opens.
+        """
+        held.restore(self._learner, self._standing)
+        self._told_step = held.step - 1 if self._job.alone else held.step
+        self._feed_state = {"reached": self._standing.position.reached}
+        text = f"{self._subject} resumed from the copy in memory of step {held.step}"
+        self._journal.emit(events.Note(level="info", text=text))
+
     def _check_same_run(self, found: Checkpoint) -> None:
         facts = found.facts
         mine = {"model": self._job.run.model, "data": self._dataset.fingerprint}
@@ -93,7 +120,7 @@ class Lead:
 
     def succeed(self) -> None:
         """Stand in for a lead that died, from what the other ranks remember. The last step is told again:
-        that lead may have died before telling it.
+        that lead may have died before telling it. Feeds that know it already leave it at that.
         """
         self._feed_state = {"reached": self._standing.position.reached}
         self._told_step = self._standing.position.step - 1

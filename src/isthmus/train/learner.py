@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from isthmus.comm.collective import Collective
+from isthmus.comm.many import broadcast_many_
 from isthmus.errors import IsthmusError
 from isthmus.faults.inject.kinds import Point
 from isthmus.faults.page import PageWriter, Phase
@@ -178,8 +179,7 @@ class Learner:
         """All ranks take the root's parameters, and its moments if asked."""
         self._parallel.broadcast_parameters(root)
         if moments:
-            for tensor in self._moments().values():
-                self.group.broadcast_(tensor, root)
+            broadcast_many_(self.group, self._moments().values(), root)
 
     def checksum(self, piece: int, pieces: int) -> int:
         """Of one of `pieces` equal parts of the parameters, see `parallel.bits`."""
@@ -192,6 +192,11 @@ class Learner:
     def moments(self) -> dict[str, np.ndarray]:
         """The optimizer's, and the balance of the experts."""
         return {name: _on_host(tensor) for name, tensor in self._moments().items()}
+
+    def tensors(self) -> dict[str, Tensor]:
+        """The live parameters (model.*) and moments (optimizer.*), where they are."""
+        named = {f"model.{name}": parameter.detach() for name, parameter in self.model.named_parameters()}
+        return named | {f"optimizer.{name}": tensor for name, tensor in self._moments().items()}
 
     def _moments(self) -> dict[str, Tensor]:
         return {**self.optimizer.state(), **self._balancer.state()}

@@ -22,20 +22,21 @@ from isthmus.journal.store import DiskStore
 from isthmus.models.init import init_weights
 from isthmus.models.transformer import Transformer
 from isthmus.train.batches import Batches, Rows
-from isthmus.train.checkpoint import CHECKPOINTS, drop_after
+from isthmus.train.checkpoint import CHECKPOINTS, drop_after, newest_step
 from isthmus.train.export import check_start
-from isthmus.train.feed import Done, Feed, Work
+from isthmus.train.feed import Done, Feed, Start, Work
 from isthmus.train.job import Crew, Job, Outcome
 from isthmus.train.lead import Lead
 from isthmus.train.learner import Learner
 from isthmus.train.orders import Order, share_order
 from isthmus.train.schedule import learning_rate
 from isthmus.train.standing import Standing, find_donor, take_state
+from isthmus.train.state_copies import Held, StateCopies
 from isthmus.weights.folder import open_model
 from isthmus.weights.source import Floats
 
-OpenFeed = Callable[[Learner], Feed]
-"""Makes rank 0's feed, once the model holds its first (or resumed) parameters."""
+OpenFeed = Callable[[Learner, Start], Feed]
+"""Makes rank 0's feed, once the model holds its first (or resumed, or the other ranks') parameters."""
 
 HASHED_PARTS = 64
 """The parameters are hashed part by part, one after each step: ranks that differ are found within as many."""
@@ -48,8 +49,13 @@ class Keeping(Protocol):
         """The group broke: take a place in the next one. Raises UnreachableError where none is to come."""
         ...
 
-    def joined(self, step: int) -> None:
-        """This rank stands at the group's common step."""
+    def joined(self, step: int, lost_steps: int = 0) -> None:
+        """This rank stands at the group's common step; so many after it are done again."""
+        ...
+
+    @property
+    def memory(self) -> Path | None:
+        """Folder for copies of the state that outlive this process; None: there are none."""
         ...
 
     @property
@@ -94,41 +100,77 @@ class Rank:
     ):
         self._crew, self._open_feed, self._finish = crew, open_feed, finish
         self._keeping = keeping
+        folder = keeping.memory if keeping else None
+        self._copies = StateCopies(folder, crew) if folder else None
         self.standing = Standing()
         self._lead: Lead | None = None
         self._outcome = Outcome("", float("nan"), float("nan"))
 
     def join(self) -> None:
-        """Come to stand where the furthest rank stands; where none has any state, where rank 0 resumes."""
+        """Come to stand where the furthest rank stands; where none has any state, where the newest of copies
+        and checkpoints stands.
+        """
         group, learner, standing = self._crew.group, self._crew.learner, self.standing
         learner.restart()
+        if self._copies:
+            self._copies.regrouped(group)
         self._roll_back()
         donor, step, is_even = find_donor(group, standing)
         is_lead = group.rank == 0
-        if step < 0 and is_lead and self._lead is None:
-            self._lead = self._new_lead(Lead.resume)
+        if step < 0:
+            donor = self._resume()
         if step < 0 or not is_even:
-            take_state(group, learner, standing, donor if step >= 0 else 0)
+            take_state(group, learner, standing, donor)
         if is_lead and self._lead is None:
-            self._lead = self._new_lead(Lead.succeed)
+            self._lead = self._new_lead(is_successor=True)
         if self._lead:
             self._lead.caught_up()
         learner.page.regrouped(getattr(group, "generation", 0), standing.position.step)
         if self._keeping:
-            self._keeping.joined(standing.position.step)
+            lost = self._copies.resumed(standing.position.step) if self._copies and step < 0 else 0
+            self._keeping.joined(standing.position.step, lost)
+
+    def _resume(self) -> int:
+        """No rank has state. Returns the rank whose node has a copy that is newer than rank 0's copy and its
+        checkpoints; 0, once rank 0 has resumed, where there is none.
+        """
+        group, held = self._crew.group, self._copies.held() if self._copies else None
+        found = group.gather(held.step if held else -1)
+        donor = 0
+        if group.rank == 0 and self._lead is None:
+            donor = self._choose_donor(found)
+        (donor,) = group.share([donor])
+        if group.rank == 0 and self._lead is None and donor == 0:
+            self._lead = self._new_lead(is_successor=False, held=held)
+        if group.rank == donor and donor > 0:
+            assert held is not None
+            held.restore(self._crew.learner, self.standing)
+        return donor
+
+    def _choose_donor(self, found: list[int]) -> int:
+        """Of a site that is joined to others rank 0 alone may resume: its feed knows what is published."""
+        mine = max(found[0], newest_step(DiskStore(), self._crew.job.folder / CHECKPOINTS))
+        return found.index(max(found)) if self._crew.job.alone and max(found) > mine else 0
 
     def _roll_back(self) -> None:
         """Where the keeper says so, what came after some step is forgotten, in memory and on disk."""
         bound = self._keeping.at_most_step if self._keeping else -1
+        if self._copies and bound >= 0:
+            self._copies.drop_after(bound)
         if 0 <= bound < self.standing.position.step or (bound >= 0 and not self.standing.has_state):
             self.standing.has_state, self._lead = False, None
             if self._crew.group.rank == 0:
                 drop_after(DiskStore(), self._crew.job.folder / CHECKPOINTS, bound)
 
-    def _new_lead(self, start: Callable[[Lead], None]) -> Lead:
+    def _new_lead(self, is_successor: bool, held: Held | None = None) -> Lead:
         lead = Lead(self._crew, self.standing)
-        start(lead)
-        lead.open(self._open_feed(self._crew.learner))
+        if is_successor:
+            lead.succeed()
+        else:
+            lead.resume(held)
+        last = self.standing.last
+        start = Start(self.standing.position.step, last.work.ranges if last else [], is_successor)
+        lead.open(self._open_feed(self._crew.learner, start))
         return lead
 
     def steps(self) -> Outcome:
@@ -173,6 +215,9 @@ class Rank:
         rows = batches.load(work.ranges)
         result = crew.learner.step(rows, lr, notice=crew.leave.asked)
         standing.stepped(work, result, lr, crew.dataset.seq_len)
+        if self._copies:
+            page.phase(Phase.CHECKPOINT)
+            self._copies.stepped(standing)
         step = standing.position.step
         page.end_step(step)
         part = step % HASHED_PARTS
@@ -193,6 +238,8 @@ class Rank:
             if self._finish and not self._crew.leave.asked:
                 self._finish()
         self._crew.group.barrier()
+        if self._copies:
+            self._copies.end()
         page.leave()
         return replace(self._outcome, reason=reason)
 

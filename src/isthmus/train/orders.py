@@ -28,6 +28,7 @@ def share_order(group: Collective, decide: Callable[[], Order] | None) -> Order:
     order = decide() if decide else None
     if group.world_size == 1:
         assert order is not None, "a rank on its own decides"
+        group.barrier()  # where it hears that its group is over, and others are to join it
         return order
     header = group.share(_header(order) if order else [0] * _HEADER)
     num_ranges, numbers = header[3], header[4:]

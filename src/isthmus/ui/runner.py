@@ -3,7 +3,7 @@
 import signal
 import sys
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import FrameType
 
@@ -14,7 +14,8 @@ from isthmus.agent.children import Child
 from isthmus.agent.finish import save_final
 from isthmus.agent.launch import USER_ERRORS, Launch
 from isthmus.agent.prepare import is_written, started, write_run
-from isthmus.agent.rank import become_rank, check_place, rank_place, wait_until
+from isthmus.agent.rank import become_rank, check_place, keeper_address, rank_place, wait_until
+from isthmus.agent.serve_node import NodeOptions, serve
 from isthmus.agent.under import is_one_node, lead, node_of
 from isthmus.data.dataset import prepare
 from isthmus.data.prepare import Progress as DataProgress
@@ -31,6 +32,7 @@ from isthmus.spec.fleet import FleetSpec
 from isthmus.spec.run import RunSpec
 from isthmus.train.export import check_start
 from isthmus.ui import tables
+from isthmus.wire.handshake import format_address
 from isthmus.wire.tls import ClientTls
 
 POLL_S = 0.1
@@ -58,6 +60,8 @@ class Remote:
     site: str
     servers: list[str]
     certs: Path
+    listen: str = ""
+    """Where the site's other nodes may join."""
 
 
 @dataclass(frozen=True)
@@ -80,7 +84,8 @@ def plan_work(spec: RunSpec, fleet: FleetSpec, given: Plan | None = None) -> Wor
 
 def run_site(path: Path, work: Work, remote: Remote, environment: dict[str, str]) -> RunView:
     """One site against a server elsewhere. Under torchrun or srun on one node, the first process keeps the
-    ranks and the others wait for it; on several nodes each becomes its rank.
+    ranks and the others wait for it; on several nodes each process becomes a rank, where there is a task for
+    each chip, or one of the site's nodes, where there is one for each node.
     """
     place, spec, fleet, plan = RunDir(path), work.spec, work.fleet, work.plan
     if remote.site in left_out(plan, fleet):
@@ -93,6 +98,15 @@ def run_site(path: Path, work: Work, remote: Remote, environment: dict[str, str]
     ClientTls.load(remote.certs, remote.site)
     _check_start(spec)
     rank = rank_place(environment)
+    spec_of_site = fleet.sites.get(site.name)
+    if rank and spec_of_site and (keeper := keeper_address(rank, site, spec_of_site, environment)):
+        where = format_address(keeper)
+        if rank.rank > 0:
+            prepare_data(spec)
+            write_run(place, spec, fleet, plan, hosts=None)
+            serve_node(place, NodeOptions(site.name, where, remote.certs, name=f"node-{rank.rank}"))
+            return RunView()
+        remote, rank = replace(remote, listen=where), None
     if rank:
         check_place(rank, site)
     if rank and is_one_node(environment, rank) and (node := node_of(environment)):
@@ -108,11 +122,29 @@ def run_site(path: Path, work: Work, remote: Remote, environment: dict[str, str]
     write_run(place, spec, fleet, plan, hosts=None)
     if rank:
         become_rank(place, site, remote.servers, remote.certs, rank)
-    launch = Launch(place, plan, fleet, only_site=site.name, servers=remote.servers, certs=remote.certs)
+    launch = Launch(
+        place,
+        plan,
+        fleet,
+        only_site=site.name,
+        servers=remote.servers,
+        certs=remote.certs,
+        listen=remote.listen,
+    )
     return _supervise(launch, spec, Stopping())
 
 
-def run(path: Path, work: Work) -> RunView:
+def serve_node(place: RunDir, options: NodeOptions) -> None:
+    """Help a site whose first node is elsewhere. Raises IsthmusError with the agent's last words."""
+    print(f"helping site {options.site} at {options.join}", file=sys.stderr)
+    end = serve(place, options)
+    if end.exit_code:
+        error = IsthmusError(f"the node's agent has ended\n{end.words}", where=str(place.logs))
+        error.exit_code = end.exit_code
+        raise error
+
+
+def run(path: Path, work: Work, listen: str = "") -> RunView:
     """Trains to the end of the budget; returns what the journal says of it.
 
     Raises IsthmusError where no site could finish, DegradedError where only some could. After the first
@@ -124,7 +156,7 @@ def run(path: Path, work: Work) -> RunView:
         print(f"note: {warning}", file=sys.stderr)
     resumed = write_run(place, spec, fleet, plan)
     prepare_data(spec)
-    launch = Launch(place, plan, fleet)
+    launch = Launch(place, plan, fleet, listen=listen)
     launch.journal.emit(started(spec, plan))
     print(f"{'resuming' if resumed else 'training'} in {path}", file=sys.stderr)
     return _supervise(launch, spec, Stopping())

@@ -29,6 +29,9 @@ STANDBY = "standby"
 SERVER_DNS = "isthmus-server"
 """The name every server certificate carries, so that sites may reach it by any address, or through a
 relay."""
+NODE_DNS = "isthmus-node"
+"""The name every site's certificate carries, by which the site's nodes know each other. A site cannot pass
+for the server: its certificate lacks the server's name."""
 LEAF_DAYS = 825
 CA_DAYS = 3650
 _EARLIER = datetime.timedelta(days=1)
@@ -120,7 +123,16 @@ def _role(certificate: x509.Certificate) -> str:
         usage = certificate.extensions.get_extension_for_class(x509.ExtendedKeyUsage).value
     except x509.ExtensionNotFound:
         return "authority"
-    return "server" if ExtendedKeyUsageOID.SERVER_AUTH in usage else "site"
+    return "site" if ExtendedKeyUsageOID.CLIENT_AUTH in usage else "server"
+
+
+def is_for_nodes(certificate: x509.Certificate) -> bool:
+    """Whether it serves for lines between nodes; those that were made first do not."""
+    try:
+        names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    except x509.ExtensionNotFound:
+        return False
+    return NODE_DNS in names.get_values_for_type(x509.DNSName)
 
 
 class _Authority:
@@ -159,17 +171,18 @@ class _Authority:
         folder = self._folder / name
         folder.mkdir(mode=0o700, exist_ok=True)
         key = ec.generate_private_key(ec.SECP256R1())
-        purpose = ExtendedKeyUsageOID.SERVER_AUTH if hosts else ExtendedKeyUsageOID.CLIENT_AUTH
+        purposes = [ExtendedKeyUsageOID.SERVER_AUTH]
+        if not hosts:
+            purposes.append(ExtendedKeyUsageOID.CLIENT_AUTH)
         authority_key = x509.AuthorityKeyIdentifier.from_issuer_public_key(self._key.public_key())
         builder = (
             self._builder(_name(name), self.certificate.subject, key.public_key(), LEAF_DAYS)
             .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
-            .add_extension(x509.ExtendedKeyUsage([purpose]), critical=False)
+            .add_extension(x509.ExtendedKeyUsage(purposes), critical=False)
             .add_extension(authority_key, critical=False)
         )
-        if hosts:
-            names = [_general_name(host) for host in hosts]
-            builder = builder.add_extension(x509.SubjectAlternativeName(names), critical=False)
+        names = [_general_name(host) for host in hosts or [NODE_DNS]]
+        builder = builder.add_extension(x509.SubjectAlternativeName(names), critical=False)
         certificate = builder.sign(self._key, hashes.SHA256())
         _write_secret(folder / "key.pem", _pem_key(key))
         (folder / "ca.pem").write_bytes(self.certificate.public_bytes(serialization.Encoding.PEM))

@@ -4,6 +4,7 @@ import hashlib
 import hmac
 import ipaddress
 import json
+import socket
 import ssl
 from dataclasses import dataclass
 from pathlib import Path
@@ -78,6 +79,49 @@ class ClientTls:
     def context(self) -> ssl.SSLContext:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
         return _fill(context, self.folder)
+
+
+@dataclass(frozen=True)
+class NodeTls:
+    """Nodes of one site to each other: both ends show the site's certificate."""
+
+    folder: Path
+    site: str
+
+    @classmethod
+    def load(cls, folder: Path | str, site: str) -> "NodeTls":
+        """`folder` is the fleet's, or the folder of the site alone. Raises InputError."""
+        own = ClientTls.load(folder, site)
+        if not certs.is_for_nodes(certs.read_certificate(own.folder / "cert.pem")):
+            raise InputError(
+                f"the certificate of '{site}' is none for nodes that speak with each other",
+                where=str(own.folder / "cert.pem"),
+                hint="it was made by an older isthmus: remove this folder and make it anew "
+                f"(`isthmus certs init DIR --site {site}`)",
+            )
+        return cls(own.folder, site)
+
+    def wrap(self, sock: socket.socket, accepted: bool) -> ssl.SSLSocket:
+        """Encrypted, the handshake is still to be done."""
+        if accepted:
+            context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+            context.verify_mode = ssl.CERT_REQUIRED
+            context.num_tickets = 0
+        else:
+            context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        return _fill(context, self.folder).wrap_socket(
+            sock,
+            server_side=accepted,
+            do_handshake_on_connect=False,
+            suppress_ragged_eofs=True,
+            server_hostname=None if accepted else certs.NODE_DNS,
+        )
+
+    def check(self, sock: ssl.SSLSocket) -> None:
+        """Raises AuthError unless the other end is of the same site."""
+        owner = peer_name(sock)
+        if owner != self.site:
+            raise AuthError(f"the other end is of site '{owner}', not of '{self.site}'")
 
 
 def _party_folder(folder: Path, name: str, needed: tuple[str, ...]) -> Path:

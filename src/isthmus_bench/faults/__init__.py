@@ -5,16 +5,40 @@ from collections.abc import Callable
 
 from isthmus.errors import NotFoundError
 from isthmus_bench.document import Result
-from isthmus_bench.faults import corruption, detect, diagnosis
+from isthmus_bench.faults import (
+    controller,
+    corruption,
+    detect,
+    diagnosis,
+    hang,
+    kill,
+    numbers,
+    overhead,
+    peer_copy,
+    site_cut,
+    slow,
+    storm,
+)
 
 Family = Callable[[bool], list[Result]]
 
-FAMILIES: tuple[Family, ...] = (corruption.run, detect.run, diagnosis.run)
+FAMILIES: tuple[Family, ...] = (
+    kill.run, hang.run, numbers.run, slow.run, overhead.run, storm.run, controller.run, site_cut.run,
+    peer_copy.run, corruption.run, detect.run, diagnosis.run,
+)  # fmt: skip
+
+SOAKS: tuple[Family, ...] = (hang.soak, storm.soak)
+"""What takes an hour."""
 
 
 def run(quick: bool) -> list[Result]:
     """All `faults.*` rows; where what some are judged by is missing, stderr says which are left out."""
     return [result for family in FAMILIES for result in _results(family, quick)]
+
+
+def soak(quick: bool) -> list[Result]:
+    """The long rows instead of the others."""
+    return [result for family in SOAKS for result in _results(family, quick)]
 
 
 def _results(family: Family, quick: bool) -> list[Result]:

@@ -64,6 +64,31 @@ def test_a_norm_in_a_record_says_it_too():
     assert (finding.rank, "after 8 steps" in finding.what) == (1, True)
 
 
+def norms(step: int, *of_ranks: float, generation: int = 1) -> Readings:
+    views = {rank: view(step=step, generation=generation) for rank in RANKS}
+    return Readings(
+        ranks=RANKS,
+        views=views,
+        steps={rank: [record(step, norm=norm)] for rank, norm in zip(RANKS, of_ranks, strict=True)},
+    )
+
+
+def test_a_rank_that_alone_stays_at_it_is_to_be_replaced():
+    detector = NonfiniteDetector(Standing())
+    rows = [norms(step, 1.0, 1.0, math.nan, 1.0) for step in range(20, 26)]
+    found = [f for n, row in enumerate(rows) for f in detector.observe(n / 20, row)]
+    assert [(f.rank, f.lasting) for f in found] == [(2, False), (2, True)]
+    again = [norms(step, 1.0, 1.0, math.nan, 1.0, generation=2) for step in range(26, 30)]
+    found = [f for n, row in enumerate(again) for f in detector.observe(1 + n / 20, row) if f.lasting]
+    assert [f.rank for f in found] == [2]
+
+
+def test_where_all_stay_at_it_nobody_is_to_be_replaced():
+    detector = NonfiniteDetector(Standing())
+    rows = [norms(step, math.nan, math.inf, math.nan, math.nan) for step in range(20, 30)]
+    assert not any(f.lasting for n, row in enumerate(rows) for f in detector.observe(n / 20, row))
+
+
 def losses(seed: int, num_steps: int) -> list[dict[int, float]]:
     """Of four ranks, falling, with noise of rows."""
     draw = random.Random(seed)

@@ -19,6 +19,8 @@ from isthmus.faults.finding import Finding
 from isthmus.faults.page import StepRecord
 
 _WINDOW, _FEWEST, _HELD_STEPS = 128, 32, 64
+_STUCK_STEPS = 3
+"""A learner gives up after ten."""
 _SMALLEST = 0.01
 """Spread of losses and of the logarithm of norms below which none is believed."""
 
@@ -44,6 +46,9 @@ class NonfiniteDetector:
         self._pending: dict[int, int] = {}
         self._told: dict[int, int] = {}
         """Step by rank that was blamed for it."""
+        self._generation = -1
+        self._row: dict[int, int] = {}
+        """Bad steps in a row up to the last one, by rank."""
 
     def observe(self, now_s: float, readings: Readings) -> list[Finding]:
         for rank in [rank for rank, step in self._told.items() if _past(rank, step, readings)]:
@@ -51,8 +56,9 @@ class NonfiniteDetector:
             self._standing.end(("nan", rank))
         ready, fresh = dict(self._pending), self._fresh(readings)
         self._pending |= {rank: step for rank, step in fresh.items() if not self._spread(step)}
+        stuck = self._stuck(now_s, readings)
         if not ready:
-            return []
+            return stuck
         step = min(self._pending.values())
         guilty = sorted(rank for rank, bad in self._pending.items() if bad == step)
         self._pending.clear()
@@ -70,7 +76,33 @@ class NonfiniteDetector:
                 lasting=False,
             )
             found += self._standing.begin(("nan", rank), finding)
-        return found
+        return found + stuck
+
+    def _stuck(self, now_s: float, readings: Readings) -> list[Finding]:
+        """One rank alone that stays at it: steps are left out on all ranks and rows are new each time, so it
+        is what the rank holds, or its chip.
+        """
+        generation = max((view.generation for view in readings.views.values()), default=self._generation)
+        if generation != self._generation:
+            self._generation = generation
+            self._row.clear()
+            self._standing.keep("nan_stays", [])
+        for rank, records in readings.steps.items():
+            for record in records:
+                self._row[rank] = 0 if math.isfinite(record.grad_norm) else self._row.get(rank, 0) + 1
+        bad = [rank for rank, count in self._row.items() if count]
+        if len(bad) != 1 or self._row[bad[0]] < _STUCK_STEPS or len(readings.ranks) < 2:
+            return []
+        (rank,) = bad
+        finding = Finding(
+            kind="nan",
+            rank=rank,
+            what=f"the own gradient of rank {rank} alone was not finite in {self._row[rank]} steps in a row",
+            began_s=now_s,
+            seen_s=now_s,
+            suspects=(rank,),
+        )
+        return self._standing.begin(("nan_stays", rank), finding)
 
     def _spread(self, step: int) -> bool:
         """What a bad gradient spoils shows on the others in the next step."""

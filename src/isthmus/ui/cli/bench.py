@@ -14,6 +14,7 @@ def bench(
     name: Literal["outer", "moe", "balance", "upcycle", "loader", "transport", "sim", "planner", "faults"],
     *,
     quick: bool = False,
+    soak: bool = False,
     json_: bool = False,
 ) -> int:
     """Run a benchmark and print its figures beside their targets.
@@ -28,6 +29,8 @@ def bench(
         sim: the protocol; planner: its predictions and plans; faults: what a run survives.
     quick
         Small sizes: shows that it works, proves nothing.
+    soak
+        The long ones instead; only `faults` has any.
     json_
         Print one JSON document: {"machine": ..., "results": [{"id", "value", "unit", "peers", "note"}]}.
     """
@@ -35,5 +38,5 @@ def bench(
         raise NotFoundError(
             "the benchmarks are not installed", where=PACKAGE, hint="install isthmus from its source tree"
         )
-    options = ["--quick"] * quick + ["--json"] * json_
+    options = ["--quick"] * quick + ["--soak"] * soak + ["--json"] * json_
     return subprocess.run([sys.executable, "-m", PACKAGE, name, *options], check=False).returncode

@@ -1,6 +1,7 @@
-"""`isthmus check`: is the link good enough for a run, and do both ends mean the same run?"""
+"""`isthmus check`: are the link and the machine good enough for a run, do both ends mean the same one?"""
 
 import json
+import sys
 from pathlib import Path
 
 import msgspec
@@ -8,6 +9,7 @@ from cyclopts import App
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
+from isthmus.agent.checks import Checker
 from isthmus.errors import CheckFailedError
 from isthmus.rundir import RunDir
 from isthmus.spec.load import load_run
@@ -62,6 +64,46 @@ def link(server: str, *, certs: Path, site: str, run: Path | None = None, json_:
             f"{len(problems)} problem{'s' * (len(problems) > 1)} found"
             + "".join(f"\n- {p}" for p in problems),
             where=f"link to {server}",
+        )
+
+
+@app.command
+def node(
+    *, full: bool = False, chip: str = "cpu", count: int = 1, disk: Path = Path(), json_: bool = False
+) -> None:
+    """Check that this machine is fit to train: chips, memory, disk, and the way between its ranks.
+
+    Ends with 5 if something is not, and names it. The agent makes the same check before a spare node joins
+    and before a node that was lost returns.
+
+    Parameters
+    ----------
+    full
+        Take a minute and walk more of the memory; otherwise some seconds.
+    chip
+        Chip family or model, as the fleet calls it.
+    count
+        How many of its chips.
+    disk
+        Folder to write to, on the disk that checkpoints go to.
+    json_
+        Print one JSON object.
+    """
+    figures = Path("~/.cache/isthmus").expanduser() / f"figures-{chip}.json"
+    figures.parent.mkdir(parents=True, exist_ok=True)
+    report = Checker(chip, count, disk.absolute(), figures).run(full)
+    if json_:
+        print(msgspec.json.encode(report).decode())
+    else:
+        for name, value in report.figures.items():
+            print(f"{name:<20} {value:.4g}")
+    for warning in report.warnings:
+        print(f"note: {warning}", file=sys.stderr)
+    if not report.ok:
+        raise CheckFailedError(
+            "this node is not fit to train" + "".join(f"\n- {p.part}: {p.text}" for p in report.problems),
+            where="this node",
+            hint="take it out of the fleet, or have what is named looked at",
         )
 
 

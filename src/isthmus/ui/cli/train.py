@@ -23,6 +23,7 @@ def train(  # noqa: PLR0913 - each is an option of the command
     site: str | None = None,
     server: Servers | None = None,
     certs: Path | None = None,
+    listen: str = "",
     set_: Overrides | None = None,
 ) -> None:
     """Train a model as a run.yaml says, on this machine's sites or on one of them.
@@ -32,7 +33,9 @@ def train(  # noqa: PLR0913 - each is an option of the command
 
     With --site this is one site of a larger run. Under torchrun or srun the ranks of that site are as many as
     the launcher's tasks: `torchrun --nproc-per-node 2 --no-python isthmus train run.yaml --fleet fleet.yaml
-    --site NAME --server HOST:PORT --certs DIR`, or `srun isthmus train ...` with one task per chip.
+    --site NAME --server HOST:PORT --certs DIR`, or `srun isthmus train ...` with one task per chip. With one
+    task per node (`--nproc-per-node 1`, `--ntasks-per-node 1`) the nodes' agents start the ranks and keep
+    them alive.
 
     Parameters
     ----------
@@ -51,6 +54,9 @@ def train(  # noqa: PLR0913 - each is an option of the command
         host:port of that server; again for its standby.
     certs
         Certificates of the fleet, or of this site (see `isthmus certs`).
+    listen
+        host:port for the other nodes of this site, which run `isthmus node`: this node is the first one, and
+        its agent keeps the ranks of all. Without, nobody can join.
     set_
         Override one field, such as train.lr=3e-4; may be given again.
     """
@@ -62,7 +68,7 @@ def train(  # noqa: PLR0913 - each is an option of the command
     if site is None:
         if server or certs:
             raise InputError("--server and --certs belong to one site", hint="add --site NAME")
-        view = runner.run(path, runner.plan_work(spec, fleet_spec, plans.read_if(plan)))
+        view = runner.run(path, runner.plan_work(spec, fleet_spec, plans.read_if(plan)), listen)
         tables.console().print(tables.summary(view))
         return
     if not server or not certs:
@@ -71,4 +77,4 @@ def train(  # noqa: PLR0913 - each is an option of the command
             hint="add --server host:port --certs DIR (made by `isthmus certs init` where the server runs)",
         )
     work = runner.plan_work(spec, fleet_spec, plans.read_if(plan))
-    runner.run_site(path, work, runner.Remote(site, server, certs.absolute()), dict(os.environ))
+    runner.run_site(path, work, runner.Remote(site, server, certs.absolute(), listen), dict(os.environ))

@@ -65,5 +65,6 @@ VERBS = (
         MEASURE,
     ),
     Verb("inject", "inject:inject", "Break a run on purpose, to see that it heals.", KEEP),
+    Verb("node", "node:node", "Lend this machine to a site whose first node runs elsewhere.", KEEP),
     Verb("version", "version:version", "Print the versions of isthmus and of what it runs on.", MEASURE),
 )

@@ -1,0 +1,79 @@
+"""faults.nan.* and faults.sdc.*: a gradient that is not finite, a flipped bit of a parameter. Which rank?"""
+
+import random
+import time
+from statistics import median
+
+from isthmus.faults.inject.messages import InjectRequest
+from isthmus_bench.document import Result
+from isthmus_bench.faults.crew import NUM_RANKS, Crew, run_spec
+from isthmus_bench.faults.drill import Outcome, drill, misnamed, until, wait_healed
+
+SEED = 8
+ENDLESS = 1_000_000
+FIRST_STEPS = 5
+TIMEOUT_S = 60.0
+APART_STEPS = 20
+"""Between two bad gradients: the first one is over by then."""
+EXPONENT_BITS = 8
+
+
+def run(quick: bool) -> list[Result]:
+    draws = random.Random(SEED)
+    nans = bad_gradients(4 if quick else 100, draws)
+    flips = flipped_bits(3 if quick else 50, draws)
+    seen = [outcome.steps for outcome in flips if outcome.said]
+    steps = f"median {median(seen):g}; " if seen else ""
+    note = (
+        f"{steps}of {len(flips)} flips of exponent bits 1 to {EXPONENT_BITS} of one rank's largest value, "
+        f"{len(flips) - len(seen)} not found; a 64th of the parameters is hashed after each step"
+    )
+    worst = max(seen) if len(seen) == len(flips) else float("inf")
+    return [
+        _named("faults.nan.named", nans),
+        _named("faults.sdc.named", flips),
+        Result("faults.sdc.steps", worst, "steps", note=note),
+    ]
+
+
+def _named(name: str, outcomes: list[Outcome]) -> Result:
+    right = sum(outcome.named for outcome in outcomes)
+    note = f"{right} of {len(outcomes)}, random ranks of {NUM_RANKS} and random steps, seed {SEED}"
+    if right < len(outcomes):
+        note += f"; wrong: {misnamed(outcomes)}"
+    return Result(name, right / len(outcomes), "share", note=note)
+
+
+def bad_gradients(count: int, draws: random.Random) -> list[Outcome]:
+    """NaN in one value of one rank's gradient; the step is left out and training goes on."""
+    outcomes: list[Outcome] = []
+    while len(outcomes) < count:
+        with Crew(run_spec(ENDLESS)) as crew:
+            crew.wait_step(FIRST_STEPS)
+            while len(outcomes) < count:
+                outcomes.append(_draw(crew, "nan", draws))
+                apart = crew.step + APART_STEPS
+                if not until(crew, lambda apart=apart: crew.step > apart, TIMEOUT_S):
+                    break
+    return outcomes
+
+
+def flipped_bits(count: int, draws: random.Random) -> list[Outcome]:
+    """The rank that has it is replaced before the next one."""
+    outcomes: list[Outcome] = []
+    while len(outcomes) < count:
+        with Crew(run_spec(ENDLESS)) as crew:
+            crew.wait_step(FIRST_STEPS)
+            crew.wait_standby()
+            while len(outcomes) < count:
+                begun_s = time.time()
+                outcomes.append(_draw(crew, "flip", draws, float(draws.randint(1, EXPONENT_BITS))))
+                if not wait_healed(crew, begun_s, TIMEOUT_S):
+                    break
+    return outcomes
+
+
+def _draw(crew: Crew, kind: str, draws: random.Random, value: float = 0.0) -> Outcome:
+    rank, at_step = draws.randrange(NUM_RANKS), crew.step + draws.randint(2, 12)
+    request = InjectRequest(rank=rank, kind=kind, at_step=at_step, value=value)
+    return drill(crew, request, TIMEOUT_S) or Outcome(kind, rank, float("inf"), False, 0)
