@@ -58,7 +58,7 @@ def main(arguments: Sequence[str]) -> int:
     for stream in (sys.stdout, sys.stderr):
         stream.reconfigure(line_buffering=True)  # pyright: ignore[reportAttributeAccessIssue]
     home = Home(Path(options.live), Path(options.logs), options.site, options.process, options.run)
-    setproctitle(f"isthmus run: {' '.join(options.words)} ({options.process})")
+    setproctitle(f"isthmus run: {' '.join(options.words)} --process {options.process}")
     return run(Owner(home), options.words, options.patient)
 
 
