@@ -18,7 +18,9 @@ from isthmus import __version__
 from isthmus.agent.brood import Birth, Brood
 from isthmus.agent.diagnoser import Diagnoser
 from isthmus.agent.drills import Drills
-from isthmus.agent.keeper import Keeper, Site
+from isthmus.agent.hands import Hands
+from isthmus.agent.home import Home
+from isthmus.agent.keeper import NODE, Keeper, Site
 from isthmus.agent.live import live_folder, remove
 from isthmus.agent.pace import Pace
 from isthmus.agent.stacks import Stacks
@@ -137,8 +139,8 @@ def keep_script(script: Script) -> End:
     live = live_folder(folder / _ADDRESS)
     policy = replace(POLICY, standbys=script.standbys)
     cpus = [frozenset[int]()] * script.num_ranks  # each where it likes
-    births, logs = _births(script, run, live), _logs(run)
-    site = Site(SITE, script.num_ranks, folder, live, births, logs, cpus, policy)
+    home = Home(NODE, live, _births(script, run, live), _logs(run), cpus)
+    site = Site(SITE, script.num_ranks, folder, script.num_ranks, policy)
     with Spoken(run.path, f"agent/{SITE}") as journal:
         journal.emit(_started(script, run))
         brood = Brood(run.logs / f"nursery-{SITE}.log", imports=(_MODULE,))
@@ -146,7 +148,7 @@ def keep_script(script: Script) -> End:
         keeper = Keeper(
             site,
             journal,
-            brood,
+            Hands(home, brood),
             watcher,
             stacks,
             Drills.open(run, SITE, live, script.num_ranks),
