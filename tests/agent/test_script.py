@@ -2,6 +2,7 @@
 
 import os
 import threading
+import time
 
 import pytest
 
@@ -95,9 +96,10 @@ def test_the_others_of_a_node_wait_for_its_first(tmp_path, monkeypatch):
     follower = under.Node(Place(1, 2, 1), "key")
     thread = threading.Thread(target=lambda: codes.append(under.lead(follower, lambda: 0)))
     thread.start()
-    assert under.lead(under.Node(Place(0, 2, 0), "key"), lambda: 5) == 5
+    assert under.lead(under.Node(Place(0, 2, 0), "key"), lambda: time.sleep(0.5) or 5) == 5
     thread.join()
     assert codes == [5]
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_first_process_that_never_comes(tmp_path, monkeypatch):

@@ -81,20 +81,28 @@ def lead(node: Node, work: Callable[[], int]) -> int:
             raise
         finally:
             file.write(f"{code}\n")
+            node.file.unlink()  # the others have it open
     return code
 
 
 def follow(node: Node) -> int:
     """Until the first process has ended, however it ends. Raises UnreachableError if it never begins."""
     deadline = time.monotonic() + LEADER_S
-    while not (node.file.exists() and node.file.read_text()):
+    while not _has_begun(node.file):
         if time.monotonic() > deadline:
             raise UnreachableError("the first process of this node has not begun", where=str(node.file))
         time.sleep(POLL_S)
-    with open(node.file) as file:
-        fcntl.flock(file, fcntl.LOCK_SH)
-        said = file.read().split()
+    try:
+        with open(node.file) as file:
+            fcntl.flock(file, fcntl.LOCK_SH)
+            said = file.read().split()
+    except FileNotFoundError:
+        return 1  # it has ended just now
     return int(said[1]) if len(said) > 1 else 1
+
+
+def _has_begun(file: Path) -> bool:
+    return file.exists() and file.stat().st_size > 0
 
 
 def _began(pid: int) -> str:

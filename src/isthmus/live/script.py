@@ -40,7 +40,7 @@ _MODULE = "-m"
 _OURS = (__file__, runpy.__file__, "<frozen runpy>")
 
 
-def prepare() -> None:
+def before_forks() -> None:
     """In the nursery: what torch imports when an optimizer is made is paid once."""
     parameter = torch.nn.Parameter(torch.zeros(2))
     parameter.grad = torch.zeros(2)

@@ -18,7 +18,7 @@ import msgspec
 
 READY = "ready"
 RANKS = "isthmus.train.__main__"
-"""What is imported where nothing else is named; a `prepare` in it is called before the first fork."""
+"""What is imported where nothing else is named; a `before_forks` in it is called once."""
 
 
 class Birth(msgspec.Struct, frozen=True, kw_only=True):
@@ -38,8 +38,8 @@ def main() -> None:
 
     torch.set_num_threads(1)
     module = importlib.import_module(sys.argv[1] if len(sys.argv) > 1 else RANKS)
-    if prepare := getattr(module, "prepare", None):
-        prepare()
+    if before_forks := getattr(module, "before_forks", None):
+        before_forks()
     print(READY, flush=True)
     for line in sys.stdin:
         birth = msgspec.json.decode(line, type=Birth)
