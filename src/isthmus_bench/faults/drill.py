@@ -122,7 +122,7 @@ def judge(
         rank=rank,
         detect_s=first[0].wall_s - fault.at_s,
         named=[each.subject for each in first] == [subject(rank)],
-        steps=max(done, default=0) - fault.steps,
+        steps=(done[-1] if done else 0) - fault.steps,
         said=f"{first[0].subject}: {first[0].kind}, {first[0].detail}",
     )
 
