@@ -5,6 +5,8 @@ what detectors saw. `isthmus diagnose` takes all logs of all ranks and its time.
 import signal
 from collections.abc import Iterable
 
+from msgspec.structs import replace
+
 from isthmus.faults.catalogue.entry import Entry
 from isthmus.faults.catalogue.find import LEAST_SPECIFIC, Signatures
 from isthmus.faults.catalogue.load import load_catalogue
@@ -20,7 +22,7 @@ class Diagnoser:
     """Owns the catalogue's signatures; made once, which takes a quarter of a second."""
 
     def __init__(self) -> None:
-        self._signatures = Signatures(load_catalogue().entries)
+        self.signatures = Signatures(load_catalogue().entries)
 
     def of_exit(self, rank: int, code: int | None, words: str, log: str) -> Diagnosis:
         """Of a process that ended.
@@ -31,7 +33,7 @@ class Diagnoser:
         """
         ending = _ending(code)
         lines = [*words.splitlines(), ending]
-        hits = [(line, entry) for line in lines for entry in self._signatures.hits(line)[:1]]
+        hits = [(line, entry) for line in lines for entry in self.signatures.hits(line)[:1]]
         best = next((hit for hit in hits if not is_weak(hit[1])), hits[0] if hits else None)
         if best is None:
             return self._diagnosis(rank, None, 0.0, [(ending, log)])
@@ -40,7 +42,7 @@ class Diagnoser:
 
     def of_finding(self, finding: Finding) -> Diagnosis:
         """Of what a detector saw."""
-        hits = self._signatures.hits(finding.what)
+        hits = self.signatures.hits(finding.what)
         where = "pages of the ranks"
         if hits and hits[0].kind == finding.kind:
             return self._diagnosis(finding.rank, hits[0], _SEEN, [(finding.what, where)])
@@ -53,6 +55,11 @@ class Diagnoser:
         )
         evidence = (Evidence(where=where, text=finding.what, rank=finding.rank),)
         return Diagnosis(best=suspicion, cause=finding.what, verify="", evidence=evidence)
+
+    def of_line(self, rank: int | None, entry: Entry, line: str, where: str, node: str) -> Diagnosis:
+        """Of something that a rank or the node's kernel has printed."""
+        found = self._diagnosis(rank, entry, _NAMED, [(line, where)])
+        return replace(found, best=replace(found.best, place="" if rank is not None else node))
 
     def _diagnosis(
         self, rank: int | None, entry: Entry | None, confidence: float, lines: Iterable[tuple[str, str]]

@@ -15,6 +15,7 @@ from isthmus.agent.drills import Drills
 from isthmus.agent.hands import Hands, readable
 from isthmus.agent.nodes import Nodes
 from isthmus.agent.stacks import Stacks
+from isthmus.agent.tails import Tails
 from isthmus.agent.watch import Watcher
 from isthmus.errors import IsthmusError, StorageError
 from isthmus.faults.diagnosis import Diagnosis
@@ -69,6 +70,7 @@ class Keeper:
     drills: Drills
     diagnoser: Diagnoser
     nodes: Nodes | None = None
+    tails: Tails = field(init=False)
     leave_asked: str = ""
     state: KeeperState = field(init=False)
     _pending: list[events.AnyEvent] = field(default_factory=list)
@@ -79,6 +81,7 @@ class Keeper:
 
     def open(self) -> None:
         """Takes up an earlier life's record, listens, and starts the nursery."""
+        self.tails = Tails(self.diagnoser.signatures)
         record = read_record(self.site.record)
         now_s = time.monotonic()
         if record is None:
@@ -118,7 +121,7 @@ class Keeper:
     def _look(self, now_s: float) -> None:
         state, ranks = self.state, self._ranks()
         for finding in self.watcher.look(ranks, state.generation):
-            if finding.lasting and finding.rank is not None:
+            if finding.lasting and finding.rank in ranks:
                 self.stacks.take(finding.rank, ranks[finding.rank][1], state.generation)
             now_s = time.monotonic()
             self._happened(events.Found(now_s=now_s, finding=finding, generation=state.generation))
@@ -128,8 +131,18 @@ class Keeper:
                 subject = f"rank-{self.site.name}-{rank}"
                 after_s = now_s - finding.began_s
                 self.journal.emit(told.Recovered(subject=subject, kind=finding.kind, after_s=after_s))
+        self._read_logs(now_s, ranks)
         self.drills.due(now_s, self._inject)
         self._happened(events.Tick(now_s=now_s, step=self.watcher.step))
+
+    def _read_logs(self, now_s: float, ranks: dict[int, tuple[str, int]]) -> None:
+        """What ranks of this node and its kernel print, as far as the catalogue knows it."""
+        logs = {rank: self.hands.home.log(name, rank) for rank, (name, _) in ranks.items()}
+        for hit in self.tails.look(now_s, logs):
+            subject = f"node-{NODE}" if hit.rank is None else f"rank-{self.site.name}-{hit.rank}"
+            self.journal.emit(told.Fault(subject=subject, kind=hit.entry.kind, detail=hit.line))
+            diagnosis = self.diagnoser.of_line(hit.rank, hit.entry, hit.line, hit.where, NODE)
+            self._diagnosed(diagnosis, self.state.generation)
 
     def _ranks(self) -> dict[int, tuple[str, int]]:
         """Process and pid by rank, of those that live."""
@@ -290,6 +303,7 @@ class Keeper:
             self.nodes.close(self._end or actions.End("failed", "ended at once", 130))
         self.hands.close()
         self.watcher.close()
+        self.tails.close()
         self.drills.close()
 
 

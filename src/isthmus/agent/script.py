@@ -139,8 +139,7 @@ def keep_script(script: Script) -> End:
     live = live_folder(folder / _ADDRESS)
     policy = replace(POLICY, standbys=script.standbys)
     cpus = [frozenset[int]()] * script.num_ranks  # each where it likes
-    births, logs = _births(script, run, live), _logs(run)
-    home = Home(NODE, live, births, logs, cpus)
+    home = Home(NODE, live, _births(script, run, live), _logs(run), cpus)
     site = Site(SITE, script.num_ranks, folder, script.num_ranks, policy)
     with Spoken(run.path, f"agent/{SITE}") as journal:
         journal.emit(_started(script, run))

@@ -122,14 +122,16 @@ def judge(
         rank=rank,
         detect_s=first[0].wall_s - fault.at_s,
         named=[each.subject for each in first] == [subject(rank)],
-        steps=max(done, default=0) - fault.steps,
+        steps=(done[-1] if done else 0) - fault.steps,
         said=f"{first[0].subject}: {first[0].kind}, {first[0].detail}",
     )
 
 
 def is_verdict(fault: Fault) -> bool:
-    """It is the agent's; a rank tells of faults too, but names none."""
-    return fault.source.startswith("agent/")
+    """It is the agent's (a rank tells of faults too, but names none) and no warning of a slow rank, which is
+    no word about these faults and is counted where nothing is wrong.
+    """
+    return fault.source.startswith("agent/") and fault.kind != "fail_slow"
 
 
 def wait_healed(crew: Crew, at_s: float, timeout_s: float) -> bool:

@@ -51,7 +51,7 @@ def bad_gradients(count: int, draws: random.Random) -> list[Outcome]:
         with Crew(run_spec(ENDLESS)) as crew:
             crew.wait_step(FIRST_STEPS)
             while len(outcomes) < count:
-                outcomes.append(_draw(crew, "nan", draws))
+                outcomes.append(_spoil(crew, draws))
                 apart = crew.step + APART_STEPS
                 if not until(crew, lambda apart=apart: crew.step > apart, TIMEOUT_S):
                     break
@@ -67,13 +67,24 @@ def flipped_bits(count: int, draws: random.Random) -> list[Outcome]:
             crew.wait_standby()
             while len(outcomes) < count:
                 begun_s = time.time()
-                outcomes.append(_draw(crew, "flip", draws, float(draws.randint(1, EXPONENT_BITS))))
+                outcomes.append(_flip(crew, draws))
                 if not wait_healed(crew, begun_s, TIMEOUT_S):
                     break
     return outcomes
 
 
-def _draw(crew: Crew, kind: str, draws: random.Random, value: float = 0.0) -> Outcome:
+def _flip(crew: Crew, draws: random.Random) -> Outcome:
+    """After the next step, whatever its number: a site that was rolled back counts from there again."""
+    time.sleep(draws.random())
+    rank, value = draws.randrange(NUM_RANKS), float(draws.randint(1, EXPONENT_BITS))
+    return _asked(crew, InjectRequest(rank=rank, kind="flip", value=value))
+
+
+def _spoil(crew: Crew, draws: random.Random) -> Outcome:
     rank, at_step = draws.randrange(NUM_RANKS), crew.step + draws.randint(2, 12)
-    request = InjectRequest(rank=rank, kind=kind, at_step=at_step, value=value)
-    return drill(crew, request, TIMEOUT_S) or Outcome(kind, rank, float("inf"), False, 0)
+    return _asked(crew, InjectRequest(rank=rank, kind="nan", at_step=at_step))
+
+
+def _asked(crew: Crew, request: InjectRequest) -> Outcome:
+    never_seen = Outcome(request.kind, request.rank, float("inf"), False, 0)
+    return drill(crew, request, TIMEOUT_S) or never_seen
