@@ -8,7 +8,11 @@ from types import SimpleNamespace
 import msgspec
 import pytest
 
-from isthmus.agent.keeper import Keeper, Site, is_process
+from isthmus.agent.diagnoser import Diagnoser
+from isthmus.agent.earlier import is_process
+from isthmus.agent.hands import Hands
+from isthmus.agent.home import Home
+from isthmus.agent.keeper import NODE, Keeper, Site
 from isthmus.faults.page import PageWriter, page_file
 from isthmus.heal.actions import Member, Record
 from isthmus.heal.policy import Policy
@@ -50,21 +54,24 @@ def write_page(live: Path, process: str, pid: int) -> None:
 def test_a_rank_that_died_while_the_agent_was_away_is_missed_at_once(tmp_path, stranger):
     members = tuple(Member(f"local/1.{n}", "local", has_state=True) for n in (1, 2, 3))
     record = Record(boot=1, generation=4, members=members, world_size=3)
-    site = Site("here", 3, tmp_path, tmp_path, lambda name: None, lambda name, rank: tmp_path, [], Policy())  # pyright: ignore
+    site = Site("here", 3, tmp_path, 3, Policy())
+    home = Home(NODE, tmp_path, lambda name: None, lambda name, rank: tmp_path, [])  # pyright: ignore
     site.record.write_bytes(msgspec.json.encode(record))
     write_page(tmp_path, "local/1.1", stranger)
     write_page(tmp_path, "local/1.2", 2**22 + 1)  # beyond all process numbers
     told: list[object] = []
     nothing = SimpleNamespace(emit=told.append, descriptors=[])
-    keeper = Keeper(site, nothing, Brood(), nothing, nothing, nothing)  # pyright: ignore[reportArgumentType]
+    hands = Hands(home, Brood())  # pyright: ignore[reportArgumentType]
+    keeper = Keeper(site, nothing, hands, nothing, nothing, nothing, Diagnoser())  # pyright: ignore
     keeper.open()
     try:
-        assert keeper.brood.pids == {"local/1.1": stranger}
+        assert hands.brood.pids == {"local/1.1": stranger}
         assert keeper.state.gone == ("local/1.2",)  # of the third nothing is known: it may say Hello
         assert [event.subject for event in told] == ["rank-here-1"]  # pyright: ignore
         assert not page_file(tmp_path, "local/1.2").exists()
     finally:
-        keeper._door.close()
+        hands.hang_up()
+        keeper.tails.close()
 
 
 def test_a_number_that_was_given_away_again_is_another_process(stranger):
