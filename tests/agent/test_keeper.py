@@ -34,6 +34,9 @@ class Brood:
     def bear(self, birth: object) -> None:
         pass
 
+    def close(self) -> None:
+        pass
+
 
 @pytest.fixture
 def stranger():
@@ -70,7 +73,7 @@ def test_a_rank_that_died_while_the_agent_was_away_is_missed_at_once(tmp_path, s
         assert [event.subject for event in told] == ["rank-here-1"]  # pyright: ignore
         assert not page_file(tmp_path, "local/1.2").exists()
     finally:
-        hands.hang_up()
+        hands.close()
         keeper.tails.close()
 
 
