@@ -159,6 +159,7 @@ class Lifeline:
             except LineClosedError:
                 self._line.close()
                 if not self._closing and not self._dial_again():
+                    self._closing = True  # nobody waits any more to be heard
                     self._ears.leave("its agent is gone")
                     self._forms.put(Leave("its agent is gone"))
                     return

@@ -23,6 +23,8 @@ _JOINS, _COLD = "joins", "cold"
 _GROUP_S = 900.0
 """A process that its agent gives no place for so long is of no use."""
 POLL_S = 0.02
+LAST_S = 20.0
+"""For the other ranks, once rank 0 has done its part."""
 
 
 @dataclass(frozen=True)
@@ -150,7 +152,8 @@ class Owner:
     def _after_the_others(self, form: Form) -> None:
         left = [self.home.live / f"left-{form.generation}-{rank}" for rank in range(form.world_size)]
         left[form.rank].touch()
-        while form.rank == 0 and not all(path.exists() for path in left):
+        deadline_s = time.monotonic() + LAST_S  # one may hang as it takes its group down
+        while form.rank == 0 and not all(path.exists() for path in left) and time.monotonic() < deadline_s:
             time.sleep(POLL_S)
 
 
