@@ -123,6 +123,10 @@ class Keeper:
         for finding in self.watcher.look(ranks, state.generation):
             if finding.lasting and finding.rank in ranks:
                 self.stacks.take(finding.rank, ranks[finding.rank][1], state.generation)
+            if finding.kind == "loss_spike" and finding.rank is None:
+                text = f"site {self.site.name}: {finding.what}"
+                self.journal.emit(told.Note(level="info", text=text))
+                continue
             now_s = time.monotonic()
             self._happened(events.Found(now_s=now_s, finding=finding, generation=state.generation))
             self._diagnosed(self.diagnoser.of_finding(finding), state.generation)

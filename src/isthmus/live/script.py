@@ -15,6 +15,7 @@ import threading
 import time
 import traceback
 from collections.abc import Sequence
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 
@@ -87,8 +88,7 @@ def run(owner: Owner, words: list[str], patient: bool) -> int:
 
 def _ended(owner: Owner, steps: "Steps", words: list[str]) -> int:
     try:
-        execute(words)
-        code = 0
+        _GLOBALS.set(execute(words))
     except SystemExit as end:
         code = _code(end)
         if code:
@@ -156,16 +156,23 @@ def _fell_out(owner: Owner, error: BaseException) -> int:
     return 1
 
 
-def execute(words: Sequence[str]) -> None:
-    """Runs `train.py ARGS` or `-m module ARGS` as __main__ in this process."""
+_GLOBALS: ContextVar[dict[str, object]] = ContextVar("globals")
+"""Of the script that ran."""
+
+
+def execute(words: Sequence[str]) -> dict[str, object]:
+    """Runs `train.py ARGS` or `-m module ARGS` as __main__ in this process.
+
+    Returns its globals. Keep them to the end: a process group that is torn down with them waits for a thread
+    of gloo's, which may wait for the interpreter lock.
+    """
     if words[0] == _MODULE:
         sys.argv = list(words[1:])
         sys.path[0] = os.getcwd()
-        runpy.run_module(words[1], run_name="__main__", alter_sys=True)
-    else:
-        sys.argv = list(words)
-        sys.path[0] = str(Path(words[0]).resolve().parent)
-        runpy.run_path(words[0], run_name="__main__")
+        return runpy.run_module(words[1], run_name="__main__", alter_sys=True)
+    sys.argv = list(words)
+    sys.path[0] = str(Path(words[0]).resolve().parent)
+    return runpy.run_path(words[0], run_name="__main__")
 
 
 class Steps:

@@ -39,6 +39,8 @@ RATES = ("matmul_gflops", "copy_gbps")
 BUSY = 1.5
 """Threads that want to run for each core: above it, rates say nothing."""
 PATTERNS = (0x5555555555555555, -0x5555555555555556, 0, -1)
+MEET_S = 60.0
+"""For processes that have nothing else to do; on a busy node each waits for a core."""
 DISK_S = 10.0
 """A block of one MiB takes this long only on a disk that hangs."""
 
@@ -232,7 +234,7 @@ def check_collective(world_size: int, found: Findings) -> None:
     """Ranks of this node meet and add up numbers that are known."""
     begin_s = time.monotonic()
     try:
-        sums = run_ranks(_add_up, world_size, timeout_s=20.0)
+        sums = run_ranks(_add_up, world_size, timeout_s=MEET_S)
     except IsthmusError as error:
         found.fail("collective", error.message.splitlines()[-1])
         return
