@@ -133,6 +133,8 @@ class Hands:
         if line is not None and line.fileno() in self._lines:
             heard = self._hear(line.fileno())
         words = self._words.pop(process, "") or self._last_words(process)
+        if code is not None and code < 0:
+            words += f"\nexit code {code}"  # what it printed before tells nothing of why
         self.ranks.pop(process, None)
         self._seats.pop(process, None)
         return [*heard, events.Exited(now_s=monotonic(), process=process, code=code, words=words)]

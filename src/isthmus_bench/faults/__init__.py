@@ -3,7 +3,7 @@
 import sys
 from collections.abc import Callable
 
-from isthmus.errors import NotFoundError
+from isthmus.errors import IsthmusError
 from isthmus_bench.document import Result
 from isthmus_bench.faults import (
     controller,
@@ -12,18 +12,18 @@ from isthmus_bench.faults import (
     diagnosis,
     hang,
     kill,
-    numbers,
     overhead,
     peer_copy,
     site_cut,
     slow,
     storm,
+    wrong_numbers,
 )
 
 Family = Callable[[bool], list[Result]]
 
 FAMILIES: tuple[Family, ...] = (
-    kill.run, hang.run, numbers.run, slow.run, overhead.run, storm.run, controller.run, site_cut.run,
+    kill.run, hang.run, wrong_numbers.run, slow.run, overhead.run, storm.run, controller.run, site_cut.run,
     peer_copy.run, corruption.run, detect.run, diagnosis.run,
 )  # fmt: skip
 
@@ -32,7 +32,7 @@ SOAKS: tuple[Family, ...] = (hang.soak, storm.soak)
 
 
 def run(quick: bool) -> list[Result]:
-    """All `faults.*` rows; where what some are judged by is missing, stderr says which are left out."""
+    """All `faults.*` rows; where some cannot be taken, stderr says which and why."""
     return [result for family in FAMILIES for result in _results(family, quick)]
 
 
@@ -44,6 +44,6 @@ def soak(quick: bool) -> list[Result]:
 def _results(family: Family, quick: bool) -> list[Result]:
     try:
         return family(quick)
-    except NotFoundError as error:
+    except IsthmusError as error:
         print(f"{family.__module__.rpartition('.')[2]} left out: {error}", file=sys.stderr)
         return []
