@@ -38,7 +38,7 @@ class Diagnoser:
         if best is None:
             return self._diagnosis(rank, None, 0.0, [(ending, log)])
         confidence = _GENERIC if is_weak(best[1]) else _NAMED
-        return self._diagnosis(rank, best[1], confidence, [(best[0], log), (ending, log)])
+        return self._diagnosis(rank, best[1], confidence, dict.fromkeys([(best[0], log), (ending, log)]))
 
     def of_finding(self, finding: Finding) -> Diagnosis:
         """Of what a detector saw."""

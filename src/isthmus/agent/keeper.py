@@ -30,6 +30,8 @@ from isthmus.journal.store import DiskStore
 from isthmus.journal.writer import Journal
 
 POLL_S = 0.05
+TICK_S = 0.5
+"""While the group runs, nothing waits for the time."""
 NODE = "local"
 """The keeper's own."""
 
@@ -78,6 +80,7 @@ class Keeper:
     """Actions that wait for a record that the disk refused."""
     _end: actions.End | None = None
     _next_look_s: float = 0.0
+    _next_tick_s: float = 0.0
 
     def open(self) -> None:
         """Takes up an earlier life's record, listens, and starts the nursery."""
@@ -135,9 +138,12 @@ class Keeper:
                 subject = f"rank-{self.site.name}-{rank}"
                 after_s = now_s - finding.began_s
                 self.journal.emit(told.Recovered(subject=subject, kind=finding.kind, after_s=after_s))
-        self._read_logs(now_s, ranks)
+        if self.tails.is_due(now_s):
+            self._read_logs(now_s, ranks)
         self.drills.due(now_s, self._inject)
-        self._happened(events.Tick(now_s=now_s, step=self.watcher.step))
+        if self.state.stage != "running" or now_s >= self._next_tick_s:
+            self._next_tick_s = now_s + TICK_S
+            self._happened(events.Tick(now_s=now_s, step=self.watcher.step))
 
     def _read_logs(self, now_s: float, ranks: dict[int, tuple[str, int]]) -> None:
         """What ranks of this node and its kernel print, as far as the catalogue knows it."""

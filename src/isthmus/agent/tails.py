@@ -47,10 +47,12 @@ class Tails:
             self._kernel = os.open(_KERNEL, os.O_RDONLY | os.O_NONBLOCK)
             os.lseek(self._kernel, 0, os.SEEK_END)
 
+    def is_due(self, now_s: float) -> bool:
+        """A second has passed since the last look."""
+        return now_s >= self._due_s
+
     def look(self, now_s: float, logs: Mapping[int, Path]) -> list[Hit]:
-        """What is new since the last look, once a second; `logs` by rank."""
-        if now_s < self._due_s:
-            return []
+        """What is new since the last look; `logs` by rank."""
         self._due_s = now_s + EVERY_S
         hits = [hit for rank, path in logs.items() for hit in self._hits(path, self._new(path), rank)]
         hits += self._hits(_KERNEL, self._messages(), None)

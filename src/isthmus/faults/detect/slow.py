@@ -18,8 +18,6 @@ from isthmus.faults.detect.standing import Standing
 from isthmus.faults.finding import Finding
 
 _HELD_STEPS = 64
-_BASELINE = 1 / 1200
-"""Per look: the contention that a node is used to, over about a minute."""
 
 
 class SlowSettings(msgspec.Struct, frozen=True, kw_only=True):
@@ -27,8 +25,6 @@ class SlowSettings(msgspec.Struct, frozen=True, kw_only=True):
     """So many times as long as usual is to be found."""
     run_length: float = 1e6
     """Steps of a rank between false alarms, on the mean, for noise without tails."""
-    crowded: float = 1.5
-    """A node on which so many times more threads than usual want each processor is not judged."""
     expected: dict[int, float] = {}
     """Compute time of ranks beside the median rank, where a plan says it; the rest is learnt."""
 
@@ -38,8 +34,6 @@ class SlowDetector:
         self._settings = settings or SlowSettings()
         self._standing = standing
         self._charts: dict[int, Chart] = {}
-        self._usual: dict[str, float] = {}
-        """Contention by node."""
         self._pids: dict[int, int] = {}
         self._began_s: dict[int, float] = {}
         self._times: dict[int, dict[int, float]] = {}
@@ -47,9 +41,6 @@ class SlowDetector:
 
     def observe(self, now_s: float, readings: Readings) -> list[Finding]:
         self._forget_replaced(readings)
-        if self._is_crowded(readings):
-            self._times.clear()
-            return []
         for rank, records in readings.steps.items():
             for record in records:
                 if record.compute_s > 0:
@@ -62,14 +53,6 @@ class SlowDetector:
         for step in sorted(self._times)[:-_HELD_STEPS]:
             del self._times[step]
         return found
-
-    def _is_crowded(self, readings: Readings) -> bool:
-        crowded = False
-        for name, node in readings.nodes.items():
-            usual = self._usual.setdefault(name, node.contention)
-            self._usual[name] += _BASELINE * (node.contention - usual)
-            crowded = crowded or node.contention > self._settings.crowded * max(1.0, usual)
-        return crowded
 
     def _forget_replaced(self, readings: Readings) -> None:
         """Another process may be on another chip; steps that are done again replace the old."""
