@@ -183,6 +183,7 @@ class Keeper:
         process, code = exited.process, exited.code
         if code == -signal.SIGABRT and (odd := self.watcher.mismatch(self._ranks() | self._dead(process))):
             self._happened(events.Found(now_s=exited.now_s, finding=odd, generation=self.state.generation))
+        self._happened(events.Tick(now_s=exited.now_s, step=self.watcher.step))  # how far it had come
         before = self.state
         self._happened(exited)
         if process in before.members and self.state.generation != before.generation:
