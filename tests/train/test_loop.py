@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from isthmus.comm.collective import GroupBrokenError, SoloCollective
 from isthmus.comm.local import run_ranks
 from isthmus.data.dataset import prepare
 from isthmus.errors import CorruptError, InputError, IsthmusError
@@ -14,6 +15,8 @@ from isthmus.journal.store import DiskStore
 from isthmus.train.checkpoint import load_newest
 from isthmus.train.feed import Done, Idle, LocalFeed, Offer, StepStats, Work
 from isthmus.train.learner import MAX_LOST_STEPS
+from isthmus.train.loop import build_learner
+from isthmus.train.standing import Position, Standing, take_state
 
 
 def test_the_loss_falls_and_every_step_is_told(runner):
@@ -250,3 +253,30 @@ def test_without_held_out_text_there_is_no_evaluation(runner, spec):
 def test_evaluations_come_by_the_clock_and_at_the_end(runner):
     runner.with_spec(eval_every=1e-6).train()
     assert [event.step for event in runner.events(events.EvalDone)] == [*range(12), 12]
+
+
+class _Cut(SoloCollective):
+    """A group of two whose root dies after it has sent a few tensors."""
+
+    world_size = 2
+    rank = 1
+
+    def __init__(self, tensors: int):
+        self.left = tensors
+
+    def broadcast_(self, tensor, root=0):
+        if not self.left:
+            raise GroupBrokenError("the donor is gone")
+        self.left -= 1
+        tensor.add_(1)
+
+
+@pytest.mark.parametrize("is_even", [True, False])
+def test_a_rank_whose_donor_dies_as_it_copies_has_no_state(runner, is_even):
+    learner = build_learner(runner.job(), SoloCollective())
+    standing = Standing(Position(step=7), has_state=True)
+    learner.group = group = _Cut(tensors=1)
+    learner._parallel._group = group
+    with pytest.raises(GroupBrokenError):
+        take_state(group, learner, standing, 0, is_even=is_even)
+    assert standing.held_step == (7 if is_even else -1)

@@ -18,6 +18,7 @@ from isthmus.data.loader import rank_rows
 from isthmus.errors import UnreachableError
 from isthmus.faults.inject.kinds import Point
 from isthmus.faults.page import PageWriter, Phase
+from isthmus.heal.agree import agree
 from isthmus.journal.store import DiskStore
 from isthmus.models.init import init_weights
 from isthmus.models.transformer import Transformer
@@ -30,7 +31,7 @@ from isthmus.train.lead import Lead
 from isthmus.train.learner import Learner
 from isthmus.train.orders import Order, share_order
 from isthmus.train.schedule import learning_rate
-from isthmus.train.standing import Standing, find_donor, take_state
+from isthmus.train.standing import Standing, take_state
 from isthmus.train.state_copies import Held, StateCopies
 from isthmus.weights.folder import open_model
 from isthmus.weights.source import Floats
@@ -115,36 +116,35 @@ class Rank:
         if self._copies:
             self._copies.regrouped(group)
         self._roll_back()
-        donor, step, is_even = find_donor(group, standing)
-        is_lead = group.rank == 0
-        if step < 0:
-            donor = self._resume()
-        if step < 0 or not is_even:
-            take_state(group, learner, standing, donor)
+        agreed = agree(group.gather(standing.held_step))
+        is_lead, is_cold = group.rank == 0, agreed.step < 0
+        donor = self._resume() if is_cold else agreed.donor
+        if is_cold or agreed.behind:
+            is_even = group.rank == donor or (not is_cold and group.rank not in agreed.behind)
+            take_state(group, learner, standing, donor, is_even=is_even)
         if is_lead and self._lead is None:
             self._lead = self._new_lead(is_successor=True)
         if self._lead:
             self._lead.caught_up()
         learner.page.regrouped(getattr(group, "generation", 0), standing.position.step)
         if self._keeping:
-            lost = self._copies.resumed(standing.position.step) if self._copies and step < 0 else 0
+            lost = self._copies.resumed(standing.position.step) if self._copies and is_cold else 0
             self._keeping.joined(standing.position.step, lost)
 
     def _resume(self) -> int:
-        """No rank has state. Returns the rank whose node has a copy that is newer than rank 0's copy and its
-        checkpoints; 0, once rank 0 has resumed, where there is none.
+        """No rank has state. Returns the rank that has it now: one whose node has a copy that is newer than
+        rank 0's copy and its checkpoints, else rank 0, which has resumed.
         """
         group, held = self._crew.group, self._copies.held() if self._copies else None
+        self._lead = None  # what it stood on is gone
         found = group.gather(held.step if held else -1)
-        donor = 0
-        if group.rank == 0 and self._lead is None:
-            donor = self._choose_donor(found)
-        (donor,) = group.share([donor])
-        if group.rank == 0 and self._lead is None and donor == 0:
+        (donor,) = group.share([self._choose_donor(found) if group.rank == 0 else 0])
+        if group.rank == donor == 0:
             self._lead = self._new_lead(is_successor=False, held=held)
-        if group.rank == donor and donor > 0:
+        elif group.rank == donor:
             assert held is not None
             held.restore(self._crew.learner, self.standing)
+        self.standing.has_state = group.rank == donor
         return donor
 
     def _choose_donor(self, found: list[int]) -> int:

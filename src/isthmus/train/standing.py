@@ -51,6 +51,11 @@ class Standing:
     last: LastStep | None = None
     has_state: bool = False
 
+    @property
+    def held_step(self) -> int:
+        """Optimizer steps of the state it has; -1: it has none."""
+        return self.position.step if self.has_state else -1
+
     def stepped(self, work: Work, result: StepResult, lr: float, seq_len: int) -> None:
         """An optimizer step was done (or left out, on all ranks)."""
         before = self.position
@@ -80,20 +85,17 @@ class _Told(msgspec.Struct, frozen=True):
     checksum: int
 
 
-def find_donor(group: Collective, standing: Standing) -> tuple[int, int, bool]:
-    """(rank, step, everybody is there): the lowest rank whose state is the furthest. Step -1: none has any.
-
-    A step that one rank has done is done: it had the gradients of all. Nobody needs to do it again.
-    """
-    found = group.gather(standing.position.step if standing.has_state else -1)
-    furthest = max(found)
-    return found.index(furthest), furthest, all(step == furthest for step in found)
-
-
-def take_state(group: Collective, learner: Learner, standing: Standing, donor: int) -> None:
+def take_state(
+    group: Collective, learner: Learner, standing: Standing, donor: int, *, is_even: bool = False
+) -> None:
     """All ranks take the donor's model, moments and position. Raises TornError where what arrived is
     not what was sent.
+
+    A rank that is behind has no state until it has all of the donor's: its own is written over, and a donor
+    that dies in between leaves a mixture.
     """
+    if not is_even:
+        standing.has_state = False
     learner.take_from_root(moments=True, root=donor)
     mine = _Told(standing.position, standing.last, learner.checksum(0, _CHECK_PIECES))
     data = group.share_bytes(msgspec.msgpack.encode(mine), donor)
