@@ -15,6 +15,10 @@ from isthmus.faults.page import PageReader, PageView, Phase, StateHash, StepReco
 
 ANSWER_S = 2.0
 """From a new group's order to the first word of a process that was waiting for it."""
+CALM_NS = 300_000_000
+"""A page that was written more recently than this is of a rank that gets on."""
+JUDGE_NS = 250_000_000
+"""The detectors are asked this often while all ranks get on; of each page the last 64 steps are there."""
 NODE_EVERY_S = 1.0
 """Facts of the whole node change slowly, and asking for them costs system calls. So it is with processes
 that write: only of a silent one it matters at every look what it is at."""
@@ -37,6 +41,8 @@ class Watcher:
         """The last step whose records were read, by process."""
         self._watch = Watch()
         self._generation, self._since_s = 0, 0.0
+        self._judged_ns = 0
+        """When the detectors were asked last."""
         self._facts, self._facts_due_s = NodeFacts(), 0.0
         self.step = -1
         """Optimizer steps done, the highest on the pages that were read last."""
@@ -50,7 +56,11 @@ class Watcher:
         now_ns = time.monotonic_ns()
         if generation != self._generation:
             self._generation, self._since_s = generation, now_ns / 1e9
+            self._judged_ns = 0
         self._drop({process for process, _ in ranks.values()})
+        if self._is_calm(ranks, now_ns):
+            return []
+        self._judged_ns = now_ns
         is_due = now_ns / 1e9 >= self._facts_due_s
         views: dict[int, PageView] = {}
         steps: dict[int, list[StepRecord]] = {}
@@ -85,6 +95,22 @@ class Watcher:
         return found + [
             self._missing(rank, now_ns / 1e9) for rank in self._absent(views, waiting, now_ns / 1e9)
         ]
+
+    def _is_calm(self, ranks: dict[int, tuple[str, int]], now_ns: int) -> bool:
+        """All have written just now, in this group, and no gradient has just gone wrong; and the detectors
+        have seen what was before.
+        """
+        if now_ns >= self._judged_ns + JUDGE_NS:
+            return False
+        readers = [self._reader(process) for process, _ in ranks.values()]
+        peeks = [reader.peek() for reader in readers if reader]
+        self.step = max((peek.step for peek in peeks), default=-1)
+        return len(peeks) == len(ranks) and all(
+            peek.generation == self._generation
+            and now_ns < peek.beat_ns + CALM_NS
+            and (peek.nonfinite_step < 0 or peek.step > peek.nonfinite_step + 2)
+            for peek in peeks
+        )
 
     def _absent(self, here: dict[int, PageView], waiting: dict[int, PageView], now_s: float) -> list[int]:
         """Ranks that were told of the group and have not come while others have, though they had nothing else

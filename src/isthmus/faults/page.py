@@ -12,6 +12,7 @@ import os
 import struct
 from pathlib import Path
 from time import monotonic_ns
+from typing import NamedTuple
 
 from isthmus.errors import CorruptError
 from isthmus.faults.layout import (
@@ -220,6 +221,13 @@ def _map(path: Path) -> mmap.mmap:
         os.close(descriptor)
 
 
+class Peek(NamedTuple):
+    generation: int
+    step: int
+    beat_ns: int
+    nonfinite_step: int
+
+
 class PageReader:
     """Another process's view of a rank's page. Owns its mapping; the file may go meanwhile."""
 
@@ -235,6 +243,10 @@ class PageReader:
 
     def _word(self, word: int) -> int:
         return _WORD.unpack_from(self._map, 8 * word)[0]
+
+    def peek(self) -> "Peek":
+        """The little that tells whether the rest is worth reading."""
+        return Peek(*map(self._word, (_GENERATION, _STEP, _BEAT_NS, _NONFINITE_STEP)))
 
     def read(self, now_ns: int | None = None) -> PageView:
         """The page now."""

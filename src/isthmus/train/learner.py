@@ -102,6 +102,8 @@ class Learner:
         rank_losses = [loss / max(count, 1.0) for loss, count in zip(losses, targets, strict=True)]
         norms = norms if len(norms) > 1 else [grad_norm]
         self.page.saw(norms[self.group.rank], rank_losses[self.group.rank])
+        if not isfinite(norms[self.group.rank]):
+            self.page.nonfinite()
         return StepResult(
             loss=loss / max(num_targets, 1),
             grad_norm=grad_norm,
