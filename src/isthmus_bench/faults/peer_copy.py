@@ -41,7 +41,11 @@ MODEL = ModelSpec(
     vocab_size=8192, hidden_size=512, num_layers=8, num_heads=8, num_kv_heads=4, head_dim=64, ffn_size=1408,
     max_seq_len=512,
 )  # fmt: skip
-SMALL = ModelSpec(hidden_size=64, num_layers=2, ffn_size=128, max_seq_len=512)
+SMALL = ModelSpec(
+    vocab_size=4096, hidden_size=192, num_layers=4, num_heads=6, num_kv_heads=3, head_dim=32, ffn_size=512,
+    max_seq_len=512,
+)  # fmt: skip
+"""As many tokens in a step as the other: the share of a copy does not depend on the model's size."""
 SEQ_LEN = 512
 TURN = 3
 """Steps of an arm in a round: async writers have finished by then."""
@@ -56,7 +60,7 @@ class Size:
     rounds: int
 
 
-FULL, QUICK = Size(MODEL, 3, 8), Size(SMALL, 1, 2)
+FULL, QUICK = Size(MODEL, 3, 8), Size(SMALL, 3, 2)
 
 
 @dataclass(frozen=True)
@@ -77,7 +81,7 @@ class Times:
 
 
 def run(quick: bool) -> list[Result]:
-    """Rows `faults.peer_copy.1` and `.10`; about ten minutes, seconds in quick mode."""
+    """Rows `faults.peer_copy.1` and `.10`; about ten minutes, one in quick mode."""
     size = QUICK if quick else FULL
     keep_freed_memory()
     num_threads = torch.get_num_threads()
