@@ -1,9 +1,10 @@
 """A small classifier whose ranks may be killed: `isthmus run --nproc 2 -- python examples/keep_alive.py`.
 
-While it trains, kill any of its processes with `kill -9`: it goes on within a fraction of a second, and ends
-with the same weights. `python examples/keep_alive.py` is one rank.
+While it trains, kill the process that it names with `kill -9`: it goes on within a fraction of a second, and
+ends with the same weights. A number says for how many steps. `python examples/keep_alive.py` is one rank.
 """
 
+import os
 import sys
 
 import torch
@@ -11,7 +12,7 @@ from torch import nn
 
 from isthmus import live
 
-STEPS = int(sys.argv[1]) if len(sys.argv) > 1 else 500
+STEPS = int(sys.argv[1]) if len(sys.argv) > 1 else 3000
 BATCH, DIM, CLASSES = 64, 32, 10
 
 
@@ -26,6 +27,7 @@ torch.manual_seed(0)
 model = nn.Sequential(nn.Linear(DIM, 128), nn.ReLU(), nn.Linear(128, CLASSES))
 optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
 keep = live.join(model, optimizer)
+print("rank", keep.rank, "is process", os.getpid())
 for step in keep.steps(STEPS):
     with keep.step():
         inputs, labels = batch(step, keep.rank)
@@ -35,7 +37,7 @@ for step in keep.steps(STEPS):
         keep.average_gradients()
         optimizer.step()
         keep.tell(loss=loss)
-    if keep.rank == 0 and step % 50 == 0:
+    if keep.rank == 0 and step % 100 == 0:
         print(f"step {step:4d}  loss {loss.item():.4f}")
 if keep.rank == 0:
     print("sum of the weights", sum(p.double().sum().item() for p in model.parameters()))

@@ -11,10 +11,9 @@ from msgspec.structs import replace
 from isthmus.journal import events as e
 from isthmus.journal.figures import figures
 from isthmus.journal.fold import fold
+from isthmus.journal.incident_changes import LINES, TEXT
 from isthmus.journal.incidents import (
     CONDITIONS,
-    LINES,
-    TEXT,
     UNDIAGNOSED,
     Incident,
     length_s,

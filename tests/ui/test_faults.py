@@ -23,9 +23,11 @@ def test_list_by_class_and_chip(capsys: Out):
     assert "NUM-SPIKE" in capsys.readouterr().out
 
 
-def test_list_of_no_such_class(capsys: Out):
+def test_list_of_no_such_class_or_chip(capsys: Out):
     assert cli.main(["faults", "list", "--class", "nann"]) == 2
     assert "did you mean 'nan'?" in capsys.readouterr().err
+    assert cli.main(["faults", "list", "--chip", "nvdia"]) == 2
+    assert "did you mean 'nvidia'?" in capsys.readouterr().err
 
 
 def test_show(capsys: Out):

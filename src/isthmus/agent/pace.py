@@ -25,13 +25,15 @@ class Pace:
         self._step, self._at_s = 0, time.monotonic()
 
     def look(self) -> None:
-        """Tells the newest step that any page has, if it is new."""
+        """Tells the newest step that any page has, if it is new, with the time of all since the last told:
+        so the figures of effective time add up."""
         now_s = time.monotonic()
         if now_s < self._due_s:
             return
         self._due_s = now_s + EVERY_S
         found = max(map(self._newest, self._live.glob("*.page")), default=None, key=lambda pair: pair[0])
         if found is None or found[0] <= self._step:
+            self._at_s = self._at_s if self._step else now_s  # starting is no step
             return
         step, loss, grad_norm, wait_s = (*found[:3], found[3])
         self._journal.emit(
@@ -42,8 +44,8 @@ class Pace:
                 loss=loss,
                 lr=0.0,
                 grad_norm=grad_norm,
-                step_s=(now_s - self._at_s) / (step - self._step),
-                wait_s=wait_s,
+                step_s=now_s - self._at_s,
+                wait_s=min(wait_s * (step - self._step), now_s - self._at_s),
                 version=0,
             )
         )

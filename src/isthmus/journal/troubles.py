@@ -4,9 +4,9 @@ import re
 
 from msgspec.structs import replace
 
-from isthmus.journal import events, incidents
+from isthmus.journal import events, incident_changes, incidents
 from isthmus.journal.events import AnyEvent
-from isthmus.journal.incidents import FLAP_S, LASTING
+from isthmus.journal.incident_changes import FLAP_S, LASTING
 from isthmus.journal.steps import after_outage
 from isthmus.journal.view import KEPT, Epoch, RunView, Span, site_of, with_site
 
@@ -45,11 +45,11 @@ def close_span(view: RunView, event: AnyEvent, subject: str, kind: str) -> RunVi
         ends = span.end_s is None and (span.lane, span.kind) == (lane, kind)
         return replace(span, end_s=event.wall_s) if ends else span
 
-    over = incidents.after_recovery(view.incidents, subject, kind, lane, event.wall_s)
+    over = incident_changes.after_recovery(view.incidents, subject, kind, lane, event.wall_s)
     return _with_incidents(replace(view, spans=tuple(map(closed, view.spans))), over)
 
 
-def _with_incidents(view: RunView, changes: incidents.Changes) -> RunView:
+def _with_incidents(view: RunView, changes: incident_changes.Changes) -> RunView:
     """The view with incidents changed, and counted for the run and for their sites."""
     for old, new in changes:
         view = replace(view, tally=incidents.counted(view.tally, old, new))
@@ -57,22 +57,22 @@ def _with_incidents(view: RunView, changes: incidents.Changes) -> RunView:
             view = with_site(view, new.lane, tally=incidents.counted(view.sites[new.lane].tally, old, new))
     if not changes:
         return view
-    return replace(view, incidents=incidents.kept_with(view.incidents, changes, KEPT))
+    return replace(view, incidents=incident_changes.kept_with(view.incidents, changes, KEPT))
 
 
 def fault(view: RunView, event: events.Fault) -> RunView:
     view = _minded(view, event)
     view = open_span(view, event, event.subject, event.kind, event.detail)
-    return _with_incidents(view, incidents.after_fault(view.incidents, event, _lane(view, event)))
+    return _with_incidents(view, incident_changes.after_fault(view.incidents, event, _lane(view, event)))
 
 
 def diagnosed(view: RunView, event: events.Diagnosed) -> RunView:
     view = _minded(view, event)
-    return _with_incidents(view, incidents.after_diagnosis(view.incidents, event, _lane(view, event)))
+    return _with_incidents(view, incident_changes.after_diagnosis(view.incidents, event, _lane(view, event)))
 
 
 def healed(view: RunView, event: events.Healed) -> RunView:
-    changes = incidents.after_heal(view.incidents, event)
+    changes = incident_changes.after_heal(view.incidents, event)
     if changes is None:
         return view
     end_s = event.resumed_s or event.wall_s
@@ -93,7 +93,7 @@ def trained_on(view: RunView, event: events.StepDone) -> RunView:
     if not site_of(view, event.site).minded:
         return view
     started_s = event.wall_s - event.step_s
-    return _with_incidents(view, incidents.after_step(view.incidents, event.site, started_s))
+    return _with_incidents(view, incident_changes.after_step(view.incidents, event.site, started_s))
 
 
 def _lost(tally: incidents.Tally, event: events.Healed) -> incidents.Tally:
@@ -140,4 +140,6 @@ def server_started(view: RunView, event: events.ServerStarted) -> RunView:
         for span in view.spans
     )
     view = replace(view, epochs=(*view.epochs, epoch)[-KEPT:], spans=closed)
-    return _with_incidents(view, incidents.after_recovery(view.incidents, SERVER, "", SERVER, event.wall_s))
+    return _with_incidents(
+        view, incident_changes.after_recovery(view.incidents, SERVER, "", SERVER, event.wall_s)
+    )

@@ -45,12 +45,12 @@ class Timing:
     clock: Clock = RealClock()  # noqa: RUF009 - it has no state
 
 
-def parse_address(text: str) -> Address:
+def parse_address(text: str, where: str = "server") -> Address:
     """'host:port' or '[v6]:port'. Raises UnreachableError where that cannot be read."""
     host, _, port = text.rpartition(":")
     if not host or not port.isdigit() or int(port) > 65535:
         raise UnreachableError(
-            f"'{text}' is no address", where="server", hint="write host:port, for example 10.0.0.1:7700"
+            f"'{text}' is no address", where=where, hint="write host:port, for example 10.0.0.1:7700"
         )
     return host.strip("[]"), int(port)
 

@@ -10,7 +10,8 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from isthmus.agent.checks import Checker
-from isthmus.errors import CheckFailedError
+from isthmus.chips.names import family_of
+from isthmus.errors import CheckFailedError, InputError, NotFoundError
 from isthmus.rundir import RunDir
 from isthmus.spec.load import load_run
 from isthmus.wire import measure
@@ -89,6 +90,11 @@ def node(
     json_
         Print one JSON object.
     """
+    family_of(chip)
+    if count < 1:
+        raise InputError(f"there are no {count} chips", where="--count", hint="1 or more")
+    if not disk.is_dir():
+        raise NotFoundError("there is no such folder", where=f"--disk {disk}", hint="name one to write to")
     figures = Path("~/.cache/isthmus").expanduser() / f"figures-{chip}.json"
     figures.parent.mkdir(parents=True, exist_ok=True)
     report = Checker(chip, count, disk.absolute(), figures).run(full)

@@ -7,7 +7,7 @@ import msgspec
 from cyclopts import App, Parameter
 
 from isthmus.errors import InputError, NotFoundError
-from isthmus.faults.catalogue.load import Catalogue, load_catalogue
+from isthmus.faults.catalogue.load import load_catalogue
 from isthmus.journal.store import DiskStore
 from isthmus.spec.suggest import nearest
 from isthmus.ui import faults_view, tables
@@ -40,7 +40,8 @@ def list_(
         Print one JSON array of the entries.
     """
     known = load_catalogue(catalogue)
-    _check_class(known, class_)
+    _check(class_, {entry.kind for entry in known.entries}, "--class")
+    _check(chip.lower(), {name for entry in known.entries for name in entry.chips}, "--chip")
     found = [
         entry
         for entry in known.entries
@@ -150,11 +151,10 @@ def learn(
         print(to_yaml(found), end="")
 
 
-def _check_class(known: Catalogue, name: str) -> None:
-    kinds = sorted({entry.kind for entry in known.entries})
-    if name and name not in kinds:
-        hint = nearest(name, kinds) or f"one of {', '.join(kinds)}"
-        raise InputError("no entry is of this class", where=f"--class {name}", hint=hint)
+def _check(value: str, known: set[str], option: str) -> None:
+    if value and value not in known:
+        hint = nearest(value, known) or f"one of {', '.join(sorted(known))}"
+        raise InputError("there is no such entry", where=f"{option} {value}", hint=hint)
 
 
 def _lines(path: Path) -> list[str]:

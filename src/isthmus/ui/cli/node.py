@@ -64,7 +64,7 @@ def node(  # noqa: PLR0913 - each is an option of the command
     """
     from isthmus.ui import plans, runner
 
-    parse_address(join)
+    parse_address(join, "--join")
     NodeTls.load(certs, site)
     for_run, for_fleet = split_overrides(set_ or [])
     spec, fleet_spec = load_run(run, for_run), load_fleet(fleet, for_fleet)

@@ -47,6 +47,9 @@ def run(
     from isthmus.agent.script import Script, default_run_dir, keep_script, read_command
     from isthmus.agent.under import lead, node_of
 
+    for name, value, least in (("--nproc", nproc, 1), ("--standbys", standbys, 0)):
+        if value < least:
+            raise InputError(f"{value} is too few", where=name, hint=f"{least} or more")
     words = read_command(command)
     node = node_of(os.environ)
     ranks = node.num_ranks if node else nproc

@@ -9,6 +9,7 @@ from cyclopts import Parameter
 from isthmus.errors import InputError
 from isthmus.spec.load import load_fleet, load_run, split_overrides
 from isthmus.ui import tables
+from isthmus.wire.handshake import parse_address
 
 Servers = Annotated[list[str], Parameter(name="--server")]
 Overrides = Annotated[list[str], Parameter(name="--set", allow_leading_hyphen=True)]
@@ -65,6 +66,8 @@ def train(  # noqa: PLR0913 - each is an option of the command
     for_run, for_fleet = split_overrides(set_ or [])
     spec, fleet_spec = load_run(run, for_run), load_fleet(fleet, for_fleet)
     path = run_dir or Path("runs") / spec.name
+    if listen:
+        parse_address(listen, "--listen")
     if site is None:
         if server or certs:
             raise InputError("--server and --certs belong to one site", hint="add --site NAME")
