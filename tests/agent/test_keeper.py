@@ -16,6 +16,7 @@ from isthmus.agent.keeper import NODE, Keeper, Site
 from isthmus.faults.page import PageWriter, page_file
 from isthmus.heal.actions import Member, Record
 from isthmus.heal.policy import Policy
+from isthmus.rundir import RunDir
 
 
 class Brood:
@@ -58,7 +59,7 @@ def test_a_rank_that_died_while_the_agent_was_away_is_missed_at_once(tmp_path, s
     members = tuple(Member(f"local/1.{n}", "local", has_state=True) for n in (1, 2, 3))
     record = Record(boot=1, generation=4, members=members, world_size=3)
     site = Site("here", 3, tmp_path, 3, Policy())
-    home = Home(NODE, tmp_path, lambda name: None, lambda name, rank: tmp_path, [])  # pyright: ignore
+    home = Home(RunDir(tmp_path), "here", NODE, tmp_path, lambda name: None, [])  # pyright: ignore
     site.record.write_bytes(msgspec.json.encode(record))
     write_page(tmp_path, "local/1.1", stranger)
     write_page(tmp_path, "local/1.2", 2**22 + 1)  # beyond all process numbers
