@@ -3,10 +3,11 @@
 import contextlib
 import ctypes
 import os
+import select
 import signal
 import subprocess
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -19,6 +20,14 @@ _PR_SET_CHILD_SUBREAPER = 36
 _NURSERY = "isthmus.train.nursery"
 START_S = 120.0
 """Until a nursery has imported what it needs, on a busy machine."""
+
+
+def readable(descriptors: Iterable[int], timeout_s: float) -> list[int]:
+    """Those that can be read, after waiting at most `timeout_s` for the first."""
+    watch = select.poll()
+    for descriptor in descriptors:
+        watch.register(descriptor, select.POLLIN)
+    return [descriptor for descriptor, _ in watch.poll(1000 * timeout_s)]
 
 
 class Birth(msgspec.Struct, frozen=True, kw_only=True):
@@ -46,11 +55,9 @@ class Brood:
 
     Args:
         log: of the nursery itself.
-        cpus: that the processes may use, those of one after the other place.
     """
 
     log: Path
-    env: Mapping[str, str] = field(default_factory=dict)
     imports: Sequence[str] = ()
     """The module that the nursery imports, if it is not that of a run's ranks."""
     pids: dict[str, int] = field(default_factory=dict)
@@ -73,7 +80,7 @@ class Brood:
         with open(self.log, "ab") as log:
             self._nursery = subprocess.Popen(
                 leash.command(_NURSERY, self.imports),
-                env={**os.environ, **self.env, **single, "RAYON_NUM_THREADS": "1"},
+                env={**os.environ, **single, "RAYON_NUM_THREADS": "1"},
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=log,
@@ -82,10 +89,14 @@ class Brood:
         self._ready, self._pending, self._since_s = False, b"", time.monotonic()
 
     @property
+    def answers(self) -> Sequence[int]:
+        """Readable when there is something to `hear`."""
+        return [self._nursery.stdout.fileno()] if self._nursery and self._nursery.stdout else []
+
+    @property
     def descriptors(self) -> Sequence[int]:
-        """Readable when there is something to `reap` or the nursery has an answer."""
-        answers = [self._nursery.stdout.fileno()] if self._nursery and self._nursery.stdout else []
-        return [*answers, *self._descriptors]
+        """Readable when there is something to `hear` or to `reap`."""
+        return [*self.answers, *self._descriptors]
 
     def bear(self, birth: Birth) -> None:
         """Fork it as soon as the nursery is ready."""
@@ -145,9 +156,9 @@ class Brood:
 
     def reap(self, descriptor: int) -> Exit | None:
         """The process behind a readable descriptor, which is gone."""
-        process = self._descriptors.pop(descriptor, None)
-        if process is None:
-            return None
+        if descriptor not in self._descriptors or not readable([descriptor], 0.0):
+            return None  # the number was another's when it became readable
+        process = self._descriptors.pop(descriptor)
         os.close(descriptor)
         pid = self.pids.pop(process)
         try:

@@ -10,9 +10,10 @@ from pathlib import Path
 
 import msgspec
 
+from isthmus.agent.brood import readable
 from isthmus.agent.diagnoser import Diagnoser
 from isthmus.agent.drills import Drills
-from isthmus.agent.hands import Hands, readable
+from isthmus.agent.hands import Hands
 from isthmus.agent.nodes import Nodes
 from isthmus.agent.stacks import Stacks
 from isthmus.agent.tails import Tails

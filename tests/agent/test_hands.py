@@ -1,0 +1,63 @@
+"""A node's hands, on processes that are no ranks."""
+
+import contextlib
+import subprocess
+import sys
+import time
+
+import pytest
+
+from isthmus.agent.brood import Brood
+from isthmus.agent.hands import Hands
+from isthmus.agent.home import Home
+from isthmus.heal.lifeline import RankLine
+from isthmus.heal.messages import Hello, Posted
+from isthmus.rundir import RunDir
+
+
+@pytest.fixture
+def sleeper():
+    process = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
+    yield process
+    process.kill()
+    process.wait()
+
+
+class NoNursery(Brood):
+    def _start_nursery(self) -> None:
+        pass
+
+
+@pytest.fixture
+def hands(tmp_path):
+    home = Home(RunDir(tmp_path), "here", "local", tmp_path, lambda name: None, [])  # pyright: ignore
+    made = Hands(home, NoNursery(tmp_path / "nursery.log"))
+    made.open()
+    yield made
+    made.close()
+
+
+def test_a_process_that_lives_is_not_waited_for(tmp_path, sleeper):
+    brood = Brood(tmp_path / "nursery.log")
+    brood.adopt("local/1.1", sleeper.pid)
+    (descriptor,) = brood.descriptors
+    assert brood.reap(descriptor) is None
+    sleeper.kill()
+    end_s = time.monotonic() + 10
+    while (ended := brood.reap(descriptor)) is None:
+        assert time.monotonic() < end_s
+    assert ended.code == -9
+
+
+def test_nobody_waits_for_a_process_that_reads_nothing(hands, sleeper):
+    """It is stopped, say. When it goes on, it finds its line closed, and dials again."""
+    with contextlib.closing(RankLine.dial(str(hands.home.live / "door.sock"), 1.0)) as rank:
+        rank.send(Hello("local/1.1", sleeper.pid))
+        hands.ready(hands.door)
+        (descriptor,) = [each for each in hands.descriptors if each not in hands.brood.descriptors]
+        hands.ready(descriptor)
+        began_s = time.monotonic()
+        for number in range(100):
+            hands.tell("local/1.1", Posted(1, f"rank/{number}", bytes(1 << 16)))
+        assert time.monotonic() < began_s + 10
+        assert descriptor not in hands.descriptors
