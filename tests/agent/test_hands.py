@@ -1,13 +1,15 @@
 """A node's hands, on processes that are no ranks."""
 
 import contextlib
+import os
 import subprocess
 import sys
 import time
 
 import pytest
 
-from isthmus.agent.brood import Brood
+from isthmus import leash
+from isthmus.agent.brood import Birth, Brood, readable
 from isthmus.agent.hands import Hands
 from isthmus.agent.home import Home
 from isthmus.heal.lifeline import RankLine
@@ -47,6 +49,29 @@ def test_a_process_that_lives_is_not_waited_for(tmp_path, sleeper):
     while (ended := brood.reap(descriptor)) is None:
         assert time.monotonic() < end_s
     assert ended.code == -9
+
+
+def test_what_a_nursery_that_dies_was_asked_for_is_born_by_the_next(tmp_path, monkeypatch):
+    """These nurseries are scripts that say what they are told; the first one dies of its first order."""
+    ready, born = (
+        "import os; print('ready', flush=True); input()",
+        f"print('local/1.1', {os.getpid()}, flush=True)",
+    )
+    scripts = [f"{ready}; os._exit(9)", f"{ready}; {born}; input()"]
+    monkeypatch.setattr(leash, "command", lambda *_: [sys.executable, "-c", scripts.pop(0)])
+    brood = Brood(tmp_path / "nursery.log")
+    brood.open()
+    try:
+        brood.bear(Birth(process="local/1.1", module="", arguments=[], log=""))
+        found, end_s = [], time.monotonic() + 20
+        while not found:
+            assert time.monotonic() < end_s
+            if readable(brood.answers, 0.1):
+                found = brood.hear()
+        assert found == ["local/1.1"]
+    finally:
+        brood.pids.clear()  # that is this process
+        brood.close()
 
 
 def test_nobody_waits_for_a_process_that_reads_nothing(hands, sleeper):

@@ -64,8 +64,8 @@ class Brood:
     _descriptors: dict[int, str] = field(default_factory=dict)
     _nursery: subprocess.Popen[bytes] | None = None
     _pending: bytes = b""
-    _waiting: list[Birth] = field(default_factory=list)
-    """Asked for while the nursery was not ready."""
+    _unborn: dict[str, Birth] = field(default_factory=dict)
+    """Asked for and not born yet: a nursery that dies is asked no more, the next one is."""
     _ready: bool = False
     _since_s: float = 0.0
 
@@ -100,17 +100,16 @@ class Brood:
 
     def bear(self, birth: Birth) -> None:
         """Fork it as soon as the nursery is ready."""
-        self._waiting.append(birth)
-        self._ask()
+        self._unborn[birth.process] = birth
+        if self._ready:
+            self._ask(birth)
 
-    def _ask(self) -> None:
-        if not (self._ready and self._nursery and self._nursery.stdin):
-            return
-        for birth in self._waiting:
-            with contextlib.suppress(BrokenPipeError):
-                self._nursery.stdin.write(msgspec.json.encode(birth) + b"\n")
-                self._nursery.stdin.flush()
-        self._waiting.clear()
+    def _ask(self, birth: Birth) -> None:
+        assert self._nursery
+        assert self._nursery.stdin
+        with contextlib.suppress(BrokenPipeError):
+            self._nursery.stdin.write(msgspec.json.encode(birth) + b"\n")
+            self._nursery.stdin.flush()
 
     def adopt(self, process: str, pid: int) -> None:
         """Watch a process that an earlier life of this agent has started."""
@@ -138,9 +137,11 @@ class Brood:
         for line in lines:
             if line == b"ready":
                 self._ready = True
-                self._ask()
+                for birth in self._unborn.values():
+                    self._ask(birth)
                 continue
             process, pid = line.decode().split()
+            self._unborn.pop(process, None)
             self.adopt(process, int(pid))
             born.append(process)
         return born
@@ -148,7 +149,7 @@ class Brood:
     def _nursery_died(self) -> None:
         """Its children live on. One that cannot even start is an error of the installation."""
         assert self._nursery
-        code = self._nursery.wait()
+        code = _close(self._nursery)
         if not self._ready and time.monotonic() < self._since_s + START_S and code > 0:
             words = self.log.read_text(errors="replace").splitlines()[-12:]
             raise IsthmusError("ranks cannot be started\n" + "\n".join(words), where=str(self.log))
@@ -169,6 +170,7 @@ class Brood:
 
     def kill(self, process: str) -> bool:
         """With all it has started, now. False if there is none."""
+        self._unborn.pop(process, None)
         pid = self.pids.get(process)
         if pid is None:
             return False
@@ -193,4 +195,11 @@ class Brood:
             self.kill(process)
         if self._nursery:
             self._nursery.kill()
-            self._nursery.wait()
+            _close(self._nursery)
+
+
+def _close(nursery: subprocess.Popen[bytes]) -> int:
+    """Its exit code, once it has ended. What it was told and has not read is of no use."""
+    with contextlib.suppress(BrokenPipeError), nursery:
+        pass
+    return nursery.wait()
