@@ -1,4 +1,4 @@
-"""The keeper's executor: what it finds when it is started again."""
+"""The keeper: what it finds when it is started again."""
 
 import subprocess
 import sys

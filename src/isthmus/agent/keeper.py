@@ -1,5 +1,6 @@
-"""The executor of a site's keeper: it hears processes, exits and detectors, lets `heal.decide` decide, and
-does what that says. It may be killed at any time: the ranks train on, and its next life finds them again.
+"""A site's keeper: it hears processes, exits and detectors, lets `heal.decide` decide, and does what that
+says, by the hands of this node (`hands`) and of the others (`nodes`). It may be killed at any time: the ranks
+train on, and its next life finds them again.
 """
 
 import signal
@@ -303,8 +304,6 @@ class Keeper:
                         resumed_s=wall_s + emit.resumed_s,
                     )
                 )
-            case "diagnosed":
-                pass  # told with all that it rests on, where it was made
             case _:
                 level = "warning" if emit.kind == "alert" else "info"
                 self.journal.emit(told.Note(level=level, text=f"{', '.join(subjects) or site}: {emit.text}"))
