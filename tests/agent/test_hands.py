@@ -9,12 +9,13 @@ import time
 import pytest
 
 from isthmus import leash
-from isthmus.agent.brood import Birth, Brood, readable
+from isthmus.agent.brood import Brood, readable
 from isthmus.agent.hands import Hands
 from isthmus.agent.home import Home
 from isthmus.heal.lifeline import RankLine
 from isthmus.heal.messages import Hello, Posted
 from isthmus.rundir import RunDir
+from isthmus.train.birth import Birth
 
 
 @pytest.fixture

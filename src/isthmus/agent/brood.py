@@ -15,6 +15,7 @@ import msgspec
 
 from isthmus import leash
 from isthmus.errors import IsthmusError
+from isthmus.train.birth import Birth
 
 _PR_SET_CHILD_SUBREAPER = 36
 _NURSERY = "isthmus.train.nursery"
@@ -28,17 +29,6 @@ def readable(descriptors: Iterable[int], timeout_s: float) -> list[int]:
     for descriptor in descriptors:
         watch.register(descriptor, select.POLLIN)
     return [descriptor for descriptor, _ in watch.poll(1000 * timeout_s)]
-
-
-class Birth(msgspec.Struct, frozen=True, kw_only=True):
-    """What a nursery is asked for; see `isthmus.train.nursery`."""
-
-    process: str
-    module: str
-    arguments: list[str]
-    log: str
-    env: dict[str, str] = {}
-    threads: int = 1
 
 
 @dataclass(frozen=True)

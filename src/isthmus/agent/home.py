@@ -5,9 +5,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from isthmus.agent.brood import Birth
 from isthmus.agent.launch import split_cpus
 from isthmus.rundir import RunDir
+from isthmus.train.birth import Birth
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from pathlib import Path
 from msgspec.structs import replace
 
 from isthmus import __version__
-from isthmus.agent.brood import Birth, Brood
+from isthmus.agent.brood import Brood
 from isthmus.agent.diagnoser import Diagnoser
 from isthmus.agent.drills import Drills
 from isthmus.agent.hands import Hands
@@ -32,6 +32,7 @@ from isthmus.heal.policy import Policy
 from isthmus.journal import events
 from isthmus.journal.writer import Journal
 from isthmus.rundir import RunDir
+from isthmus.train.birth import Birth
 
 SITE = "here"
 _ADDRESS = "agent.json"
