@@ -119,6 +119,7 @@ def join(run: RunDir, options: argparse.Namespace) -> End:
         facts=facts_of(run, plan),
         address=options.address,
     )
+    folder.mkdir(parents=True, exist_ok=True)
     checker = Checker(plan.chips[0], slots, folder, folder / f"figures-{name}.json")
     report = checker.run() if options.spare else None
     if report and not report.ok:
