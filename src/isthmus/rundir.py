@@ -78,6 +78,14 @@ class RunDir:
         """Standard output and error of each process."""
         return self.path / "logs"
 
+    def rank_log(self, site: str, rank: int) -> Path:
+        """Of whichever process holds the place."""
+        return self.logs / f"rank-{site}-{rank}.log"
+
+    def standby_log(self, site: str, process: str) -> Path:
+        """Of a process without a place."""
+        return self.logs / f"standby-{site}-{process.rpartition('/')[2]}.log"
+
     def relay_orders(self, site: str, index: int) -> Path:
         """A named pipe: what the site's `index`-th relay, which emulates its link, is told to do."""
         return self.site(site) / f"relay-{index}.orders"

@@ -7,8 +7,9 @@ from multiprocessing import get_context
 from typing import NamedTuple
 
 from isthmus.outer.sim import Report, SimConfig, simulate
-from isthmus.outer.sim.checks import InvariantError
-from isthmus.outer.sim.mutants import MUTANTS, hunt
+from isthmus.outer.sim.mutants import MUTANTS
+from isthmus.sim.invariant import InvariantError
+from isthmus.sim.mutants import hunt
 from isthmus_bench.document import Result
 
 SCHEDULES = 2000
@@ -60,7 +61,7 @@ def mutants(quick: bool) -> Result:
     lines = []
     count = 0
     for mutant in chosen:
-        found = hunt(mutant)
+        found = hunt(mutant, simulate)
         count += found is not None
         lines.append(f"{mutant.name}: {f'seed {found.seed}' if found else 'NOT FOUND'}")
     note = f"found and replayed from its seed, of {len(chosen)} planted; " + ", ".join(lines)

@@ -10,7 +10,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from isthmus.agent.hands import readable
+from isthmus.agent.brood import readable
 from isthmus.agent.mirror import Mirror, PageTeller
 from isthmus.agent.node_line import NodeLine
 from isthmus.agent.node_messages import Alive, Changes, NodeHello, Refused, ToNode, Welcome
@@ -210,6 +210,21 @@ def test_a_node_does_not_take_the_server_of_another_fleet_for_its_keeper(nodes: 
     caller = Caller(nodes, NodeTls.load(other, "here"))
     with pytest.raises((AuthError, LineClosedError)):
         caller.until(lambda heard, told: heard)
+
+
+def test_a_keeper_that_ends_in_the_handshake_has_refused_nobody(folder: Path):
+    with listen_for_nodes(("127.0.0.1", 0)) as door:
+        line = NodeLine(
+            socket.create_connection(door.getsockname(), 5.0), NodeTls.load(folder, "here"), False, ToNode
+        )
+        assert not line.shake()
+        readable([door.fileno()], 5.0)
+        connection, _ = door.accept()
+        connection.recv(1 << 16)  # else the close is a reset
+        connection.close()
+        readable([line.fileno()], 5.0)
+        with contextlib.closing(line), pytest.raises(LineClosedError):
+            line.shake()
 
 
 def test_a_site_cannot_pass_for_the_server(folder: Path):

@@ -8,8 +8,9 @@ import pytest
 
 from isthmus.heal.sim import InvariantError, SimConfig, simulate
 from isthmus.heal.sim.faults import KINDS
-from isthmus.heal.sim.mutants import MUTANTS, hunt
+from isthmus.heal.sim.mutants import MUTANTS
 from isthmus.heal.sim.world import POLICY_ENDS
+from isthmus.sim.mutants import hunt
 
 
 @pytest.mark.parametrize("first", range(0, 300, 50))
@@ -79,7 +80,7 @@ def test_the_same_seed_gives_the_same_schedule():
 
 @pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant.name)
 def test_planted_bugs_are_found(mutant):
-    assert hunt(mutant) is not None
+    assert hunt(mutant, simulate) is not None
 
 
 def test_a_broken_schedule_tells_how_to_repeat_it(monkeypatch):

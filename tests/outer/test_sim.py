@@ -4,7 +4,8 @@ import pytest
 
 from isthmus.outer.sim import InvariantError, SimConfig, simulate
 from isthmus.outer.sim.faults import HARMLESS, KINDS
-from isthmus.outer.sim.mutants import MUTANTS, hunt
+from isthmus.outer.sim.mutants import MUTANTS
+from isthmus.sim.mutants import hunt
 
 
 @pytest.mark.parametrize("first", range(0, 100, 10))
@@ -45,7 +46,7 @@ def test_the_same_seed_gives_the_same_schedule():
 
 @pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant.name)
 def test_planted_bugs_are_found(mutant):
-    assert hunt(mutant) is not None
+    assert hunt(mutant, simulate) is not None
 
 
 def test_a_broken_schedule_tells_how_to_repeat_it(monkeypatch):

@@ -6,12 +6,10 @@ SIGQUIT ends them at once; killed, it leaves them training, and the next one tak
 """
 
 import argparse
-import signal
 import socket
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Protocol
 
 import msgspec
 
@@ -26,6 +24,7 @@ from isthmus.agent.live import live_folder, remove
 from isthmus.agent.node import Joining, Node
 from isthmus.agent.nodes import Nodes, Terms, listen_for_nodes
 from isthmus.agent.stacks import Stacks
+from isthmus.agent.turning import Ask, live_through
 from isthmus.agent.watch import Watcher
 from isthmus.errors import CheckFailedError, InputError, IsthmusError
 from isthmus.heal.actions import End
@@ -72,27 +71,17 @@ def parser() -> argparse.ArgumentParser:
     return made
 
 
-class Turning(Protocol):
-    """A keeper or a node."""
-
-    leave_asked: str
-
-    def open(self) -> None: ...
-    def turn(self) -> End | None: ...
-    def close(self) -> None: ...
-
-
 def keep(run: RunDir, options: argparse.Namespace) -> End:
     """Until the site is done, or given up."""
     plan = site_plan(run, options.site)
     folder, size = run.site(plan.name), plan.num_ranks
-    live = live_folder(folder / ADDRESS)
     policy = read_policy(options.policy)
     slots = options.slots or (slots_of(run, plan) if options.listen else size)
-    home = make_home(run, plan.name, NODE, live, read_cpus(options.cpus, slots), lambda: options.line)
     host = parse_address(options.listen)[0] if options.listen else "127.0.0.1"
     if host in ANY and not options.address:
         raise InputError("this node's own address is not known", hint="add --address to --listen")
+    live = live_folder(folder / ADDRESS)
+    home = make_home(run, plan.name, NODE, live, read_cpus(options.cpus, slots), lambda: options.line)
     site = Site(plan.name, size, folder, slots, policy, options.address or host)
     with Journal(run.path, f"agent/{plan.name}") as journal:
         keeper = Keeper(
@@ -105,7 +94,7 @@ def keep(run: RunDir, options: argparse.Namespace) -> End:
             Diagnoser(),
             open_nodes(run, plan, options, policy, live) if options.listen else None,
         )
-        end = live_through(keeper)
+        end = live_through(Ask(keeper))
     site.record.unlink(missing_ok=True)
     remove(live, folder / ADDRESS)
     return end
@@ -121,8 +110,6 @@ def join(run: RunDir, options: argparse.Namespace) -> End:
     """Serve another node's keeper until the site is over. Raises CheckFailedError for an unfit spare."""
     plan, name = site_plan(run, options.site), options.node or socket.gethostname()
     folder, slots = run.site(plan.name), options.slots or slots_of(run, plan)
-    address = folder / f"agent-{name}.json"
-    live = live_folder(address)
     joining = Joining(
         node=name,
         keeper=parse_address(options.join),
@@ -132,41 +119,22 @@ def join(run: RunDir, options: argparse.Namespace) -> End:
         facts=facts_of(run, plan),
         address=options.address,
     )
+    folder.mkdir(parents=True, exist_ok=True)
     checker = Checker(plan.chips[0], slots, folder, folder / f"figures-{name}.json")
     report = checker.run() if options.spare else None
     if report and not report.ok:
         raise CheckFailedError(f"this node is not fit to join: {report.text}", where=name)
+
+    address = folder / f"agent-{name}.json"
+    live = live_folder(address)
 
     def line() -> str:
         return options.line or (str(live / "no-client") if node.has_client else "")
 
     home = make_home(run, plan.name, name, live, read_cpus(options.cpus, slots), line)
     node = Node(joining, Hands(home, Brood(run.logs / f"nursery-{plan.name}-{name}.log")), checker, report)
-    end = live_through(node)
+    end = live_through(Ask(node))
     remove(live, address)
-    return end
-
-
-def live_through(turning: Turning) -> End:
-    """To its end. A signal asks to leave; SIGQUIT ends everything now."""
-
-    def ask(number: int, frame: object) -> None:
-        turning.leave_asked = signal.Signals(number).name
-
-    def quit_now(number: int, frame: object) -> None:
-        raise KeyboardInterrupt
-
-    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1):
-        signal.signal(number, ask)
-    signal.signal(signal.SIGQUIT, quit_now)
-    turning.open()
-    try:
-        while (end := turning.turn()) is None:
-            pass
-    except KeyboardInterrupt:
-        end = End("failed", "ended at once", 130)
-    finally:
-        turning.close()
     return end
 
 

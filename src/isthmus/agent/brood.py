@@ -3,10 +3,11 @@
 import contextlib
 import ctypes
 import os
+import select
 import signal
 import subprocess
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -14,6 +15,7 @@ import msgspec
 
 from isthmus import leash
 from isthmus.errors import IsthmusError
+from isthmus.train.birth import Birth
 
 _PR_SET_CHILD_SUBREAPER = 36
 _NURSERY = "isthmus.train.nursery"
@@ -21,15 +23,12 @@ START_S = 120.0
 """Until a nursery has imported what it needs, on a busy machine."""
 
 
-class Birth(msgspec.Struct, frozen=True, kw_only=True):
-    """What a nursery is asked for; see `isthmus.train.nursery`."""
-
-    process: str
-    module: str
-    arguments: list[str]
-    log: str
-    env: dict[str, str] = {}
-    threads: int = 1
+def readable(descriptors: Iterable[int], timeout_s: float) -> list[int]:
+    """Those that can be read, after waiting at most `timeout_s` for the first."""
+    watch = select.poll()
+    for descriptor in descriptors:
+        watch.register(descriptor, select.POLLIN)
+    return [descriptor for descriptor, _ in watch.poll(1000 * timeout_s)]
 
 
 @dataclass(frozen=True)
@@ -46,19 +45,17 @@ class Brood:
 
     Args:
         log: of the nursery itself.
-        cpus: that the processes may use, those of one after the other place.
     """
 
     log: Path
-    env: Mapping[str, str] = field(default_factory=dict)
     imports: Sequence[str] = ()
     """The module that the nursery imports, if it is not that of a run's ranks."""
     pids: dict[str, int] = field(default_factory=dict)
     _descriptors: dict[int, str] = field(default_factory=dict)
     _nursery: subprocess.Popen[bytes] | None = None
     _pending: bytes = b""
-    _waiting: list[Birth] = field(default_factory=list)
-    """Asked for while the nursery was not ready."""
+    _unborn: dict[str, Birth] = field(default_factory=dict)
+    """Asked for and not born yet: a nursery that dies is asked no more, the next one is."""
     _ready: bool = False
     _since_s: float = 0.0
 
@@ -73,7 +70,7 @@ class Brood:
         with open(self.log, "ab") as log:
             self._nursery = subprocess.Popen(
                 leash.command(_NURSERY, self.imports),
-                env={**os.environ, **self.env, **single, "RAYON_NUM_THREADS": "1"},
+                env={**os.environ, **single, "RAYON_NUM_THREADS": "1"},
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=log,
@@ -82,24 +79,27 @@ class Brood:
         self._ready, self._pending, self._since_s = False, b"", time.monotonic()
 
     @property
+    def answers(self) -> Sequence[int]:
+        """Readable when there is something to `hear`."""
+        return [self._nursery.stdout.fileno()] if self._nursery and self._nursery.stdout else []
+
+    @property
     def descriptors(self) -> Sequence[int]:
-        """Readable when there is something to `reap` or the nursery has an answer."""
-        answers = [self._nursery.stdout.fileno()] if self._nursery and self._nursery.stdout else []
-        return [*answers, *self._descriptors]
+        """Readable when there is something to `hear` or to `reap`."""
+        return [*self.answers, *self._descriptors]
 
     def bear(self, birth: Birth) -> None:
         """Fork it as soon as the nursery is ready."""
-        self._waiting.append(birth)
-        self._ask()
+        self._unborn[birth.process] = birth
+        if self._ready:
+            self._ask(birth)
 
-    def _ask(self) -> None:
-        if not (self._ready and self._nursery and self._nursery.stdin):
-            return
-        for birth in self._waiting:
-            with contextlib.suppress(BrokenPipeError):
-                self._nursery.stdin.write(msgspec.json.encode(birth) + b"\n")
-                self._nursery.stdin.flush()
-        self._waiting.clear()
+    def _ask(self, birth: Birth) -> None:
+        assert self._nursery
+        assert self._nursery.stdin
+        with contextlib.suppress(BrokenPipeError):
+            self._nursery.stdin.write(msgspec.json.encode(birth) + b"\n")
+            self._nursery.stdin.flush()
 
     def adopt(self, process: str, pid: int) -> None:
         """Watch a process that an earlier life of this agent has started."""
@@ -127,9 +127,11 @@ class Brood:
         for line in lines:
             if line == b"ready":
                 self._ready = True
-                self._ask()
+                for birth in self._unborn.values():
+                    self._ask(birth)
                 continue
             process, pid = line.decode().split()
+            self._unborn.pop(process, None)
             self.adopt(process, int(pid))
             born.append(process)
         return born
@@ -137,7 +139,7 @@ class Brood:
     def _nursery_died(self) -> None:
         """Its children live on. One that cannot even start is an error of the installation."""
         assert self._nursery
-        code = self._nursery.wait()
+        code = _close(self._nursery)
         if not self._ready and time.monotonic() < self._since_s + START_S and code > 0:
             words = self.log.read_text(errors="replace").splitlines()[-12:]
             raise IsthmusError("ranks cannot be started\n" + "\n".join(words), where=str(self.log))
@@ -145,9 +147,9 @@ class Brood:
 
     def reap(self, descriptor: int) -> Exit | None:
         """The process behind a readable descriptor, which is gone."""
-        process = self._descriptors.pop(descriptor, None)
-        if process is None:
-            return None
+        if descriptor not in self._descriptors or not readable([descriptor], 0.0):
+            return None  # the number was another's when it became readable
+        process = self._descriptors.pop(descriptor)
         os.close(descriptor)
         pid = self.pids.pop(process)
         try:
@@ -158,6 +160,7 @@ class Brood:
 
     def kill(self, process: str) -> bool:
         """With all it has started, now. False if there is none."""
+        self._unborn.pop(process, None)
         pid = self.pids.get(process)
         if pid is None:
             return False
@@ -182,4 +185,11 @@ class Brood:
             self.kill(process)
         if self._nursery:
             self._nursery.kill()
-            self._nursery.wait()
+            _close(self._nursery)
+
+
+def _close(nursery: subprocess.Popen[bytes]) -> int:
+    """Its exit code, once it has ended. What it was told and has not read is of no use."""
+    with contextlib.suppress(BrokenPipeError), nursery:
+        pass
+    return nursery.wait()

@@ -3,9 +3,9 @@ places, kills and hears the node's processes.
 """
 
 import contextlib
-import select
 import socket
-from collections.abc import Iterable, Sequence
+import struct
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from time import monotonic
 
@@ -20,6 +20,9 @@ from isthmus.heal.messages import Failed, Form, Hello, KeeperMessage, Leaving
 from isthmus.wire.line import LineClosedError
 
 LAST_LINES = 12
+SEND_S = 1
+"""Until a process that reads nothing is told nothing more: nobody else waits for it any longer."""
+_SEND = struct.pack("ll", SEND_S, 0)
 NodeEvent = events.Started | events.Said | events.Exited
 
 
@@ -74,13 +77,14 @@ class Hands:
         """One of the descriptors can be read."""
         if self._door and descriptor == self.door:
             connection, _ = self._door.accept()
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, _SEND)
             line = KeeperLine(connection)
             self._lines[line.fileno()] = line
         elif descriptor in self._lines:
             return self._hear(descriptor)
         elif exit_ := self.brood.reap(descriptor):
             return self._gone(exit_.process, exit_.code)
-        elif descriptor in self.brood.descriptors:
+        elif descriptor in self.brood.answers:
             return [self._started(process) for process in self.brood.hear()]
         return []
 
@@ -155,8 +159,10 @@ class Hands:
             self.brood.pin(process, self._share(process))
         line = self._by_name.get(process)
         if line is not None:
-            with contextlib.suppress(LineClosedError):
+            try:
                 line.send(message)
+            except LineClosedError:  # gone, or stopped: if it goes on, it dials again and is told all
+                self._forget(line.fileno())
 
     def _share(self, process: str) -> frozenset[int]:
         if process not in self._seats:
@@ -178,11 +184,3 @@ class Hands:
         if self._door:
             self._door.close()
         self.hang_up()
-
-
-def readable(descriptors: Iterable[int], timeout_s: float) -> list[int]:
-    """Those that can be read, after waiting at most `timeout_s` for the first."""
-    watch = select.poll()
-    for descriptor in descriptors:
-        watch.register(descriptor, select.POLLIN)
-    return [descriptor for descriptor, _ in watch.poll(1000 * timeout_s)]

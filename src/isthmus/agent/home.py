@@ -5,22 +5,27 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from isthmus.agent.brood import Birth
 from isthmus.agent.launch import split_cpus
 from isthmus.rundir import RunDir
+from isthmus.train.birth import Birth
 
 
 @dataclass(frozen=True)
 class Home:
+    run: RunDir
+    site: str
     node: str
     live: Path
     """The agent's folder: its door, and the pages."""
     birth: Callable[[str], Birth]
     """How a process of this id is made."""
-    log: Callable[[str, int | None], Path]
-    """Of a process, by the place it holds."""
     cpus: Sequence[frozenset[int]]
     """Where the processes with a place run, one after the other."""
+
+    def log(self, process: str, rank: int | None) -> Path:
+        """Of a process, by the place it holds."""
+        named = self.run.standby_log(self.site, process)
+        return named if rank is None else self.run.rank_log(self.site, rank)
 
 
 def make_home(
@@ -36,19 +41,11 @@ def make_home(
             process=process,
             module="isthmus.train.__main__",
             arguments=[*place, *client, "--kept-by", str(live), "--process", process],
-            log=str(standby_log(run, site, process)),
+            log=str(run.standby_log(site, process)),
             threads=threads,
         )
 
-    def logs(process: str, rank: int | None) -> Path:
-        return standby_log(run, site, process) if rank is None else run.logs / f"rank-{site}-{rank}.log"
-
-    return Home(node, live, birth, logs, cpus)
-
-
-def standby_log(run: RunDir, site: str, process: str) -> Path:
-    """Of a process without a place."""
-    return run.logs / f"standby-{site}-{process.rpartition('/')[2]}.log"
+    return Home(run, site, node, live, birth, cpus)
 
 
 def read_cpus(text: str, slots: int) -> list[frozenset[int]]:

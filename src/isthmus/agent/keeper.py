@@ -1,5 +1,6 @@
-"""The executor of a site's keeper: it hears processes, exits and detectors, lets `heal.decide` decide, and
-does what that says. It may be killed at any time: the ranks train on, and its next life finds them again.
+"""A site's keeper: it hears processes, exits and detectors, lets `heal.decide` decide, and does what that
+says, by the hands of this node (`hands`) and of the others (`nodes`). It may be killed at any time: the ranks
+train on, and its next life finds them again.
 """
 
 import signal
@@ -10,9 +11,10 @@ from pathlib import Path
 
 import msgspec
 
+from isthmus.agent.brood import readable
 from isthmus.agent.diagnoser import Diagnoser
 from isthmus.agent.drills import Drills
-from isthmus.agent.hands import Hands, readable
+from isthmus.agent.hands import Hands
 from isthmus.agent.nodes import Nodes
 from isthmus.agent.stacks import Stacks
 from isthmus.agent.tails import Tails
@@ -25,6 +27,7 @@ from isthmus.heal.decide import decide
 from isthmus.heal.messages import Inject, KeeperMessage
 from isthmus.heal.policy import Policy
 from isthmus.heal.state import KeeperState, initial, recover
+from isthmus.heal.trouble import saved
 from isthmus.journal import events as told
 from isthmus.journal.store import DiskStore
 from isthmus.journal.writer import Journal
@@ -124,8 +127,8 @@ class Keeper:
     def _look(self, now_s: float) -> None:
         state, ranks = self.state, self._ranks()
         for finding in self.watcher.look(ranks, state.generation):
-            if finding.lasting and finding.rank in ranks:
-                self.stacks.take(finding.rank, ranks[finding.rank][1], state.generation)
+            if finding.lasting and finding.rank in ranks and (pid := ranks[finding.rank][1]):
+                self.stacks.take(finding.rank, pid, state.generation)
             if finding.kind == "loss_spike" and finding.rank is None:
                 text = f"site {self.site.name}: {finding.what}"
                 self.journal.emit(told.Note(level="info", text=text))
@@ -155,7 +158,7 @@ class Keeper:
             self._diagnosed(diagnosis, self.state.generation)
 
     def _ranks(self) -> dict[int, tuple[str, int]]:
-        """Process and pid by rank, of those that live."""
+        """Process and pid by rank, of those that live; 0: it is on another node."""
         others = self.nodes.processes if self.nodes else ()
         pids = {**dict.fromkeys(others, 0), **self.hands.brood.pids}
         return {rank: (name, pids[name]) for rank, name in enumerate(self.state.members) if name in pids}
@@ -186,7 +189,7 @@ class Keeper:
         self._happened(events.Tick(now_s=exited.now_s, step=self.watcher.step))  # how far it had come
         before = self.state
         self._happened(exited)
-        if process in before.members and self.state.generation != before.generation:
+        if died_by_itself(before, exited) and not self.state.ended:
             rank = before.members.index(process)
             log = str(self.hands.home.log(process, rank))
             self._diagnosed(self.diagnoser.of_exit(rank, code, exited.words, log), before.generation)
@@ -219,20 +222,24 @@ class Keeper:
             return
         while self._pending:
             self.state, wanted = decide(self.state, self._pending[0])
-            self._carry_out([*self._unsaved, *wanted])
+            self._carry_out(wanted)
             self._pending.pop(0)
 
     def _carry_out(self, wanted: list[actions.AnyAction]) -> None:
+        """After what waits for the disk. An end waits for nothing: nobody will read the record."""
+        ends = any(isinstance(action, actions.End) for action in wanted)
+        is_told, due = bool(self._unsaved), wanted if ends else [*self._unsaved, *wanted]
         self._unsaved = []
-        for index, action in enumerate(wanted):
+        for index, action in enumerate(due):
             try:
                 self._do(action)
             except StorageError as error:
-                self.journal.emit(
-                    told.Fault(subject=f"site {self.site.name}", kind="disk", detail=str(error))
-                )
-                self._unsaved = wanted[index:]
-                return
+                if not is_told:
+                    subject = f"site {self.site.name}"
+                    self.journal.emit(told.Fault(subject=subject, kind="disk", detail=str(error)))
+                if not ends:
+                    self._unsaved = due[index:]
+                    return
 
     def _do(self, action: actions.AnyAction) -> None:
         now_s = time.monotonic()
@@ -302,8 +309,6 @@ class Keeper:
                         resumed_s=wall_s + emit.resumed_s,
                     )
                 )
-            case "diagnosed":
-                pass  # told with all that it rests on, where it was made
             case _:
                 level = "warning" if emit.kind == "alert" else "info"
                 self.journal.emit(told.Note(level=level, text=f"{', '.join(subjects) or site}: {emit.text}"))
@@ -316,6 +321,14 @@ class Keeper:
         self.watcher.close()
         self.tails.close()
         self.drills.close()
+
+
+def died_by_itself(state: KeeperState, exited: events.Exited) -> bool:
+    """A member that trained, or had said that an error ends it; not one that was killed, or left in order."""
+    process = state.processes.get(exited.process)
+    if process is None or process.id not in state.members or process.left or saved(state):
+        return False
+    return process.stage == "member" or exited.code not in (-signal.SIGKILL, None)
 
 
 def node_of(process: str) -> str:

@@ -13,8 +13,9 @@ import threading
 import time
 from dataclasses import dataclass, field
 
+from isthmus.agent.brood import readable
 from isthmus.agent.checks import Checker
-from isthmus.agent.hands import Hands, readable
+from isthmus.agent.hands import Hands
 from isthmus.agent.mirror import PageTeller
 from isthmus.agent.node_line import NodeLine
 from isthmus.agent.node_messages import Alive, NodeHello, Pages, Refused, ToNode, Welcome
@@ -171,9 +172,7 @@ class Node:
     def _keep_line(self, now_s: float) -> None:
         if self._line is None:
             if connection := self._dialler.poll(now_s):
-                self._line = NodeLine(connection, self.joining.tls, accepted=False, kind=ToNode)
-                self._heard_s = now_s
-                self._hear()
+                self._open_line(connection, now_s)
             return
         if now_s > self._heard_s + SILENT_S:
             self._hang_up()
@@ -185,6 +184,16 @@ class Node:
                 self._line.flush()
             except LineClosedError:
                 self._hang_up()
+
+    def _open_line(self, connection: socket.socket, now_s: float) -> None:
+        try:
+            self._line = NodeLine(connection, self.joining.tls, accepted=False, kind=ToNode)
+        except OSError:  # it was reset already
+            connection.close()
+            self._dialler.again(now_s)
+            return
+        self._heard_s = now_s
+        self._hear()
 
     def _hang_up(self) -> None:
         if self._line:
@@ -208,7 +217,9 @@ class Node:
         except LineClosedError:
             self._hang_up()
         except AuthError as error:
-            self._line.close()
+            if self._in:  # it knew us: what came was broken on its way
+                self._hang_up()
+                return
             raise AuthError(
                 error.message,
                 where=error.where,
@@ -266,9 +277,7 @@ class Node:
                 for event in self.hands.kill(process):
                     self._tell(event)
             case actions.Check():
-                self.checker.begin(full=False)
-            case _:
-                pass
+                self.checker.begin()
 
     # ---- what is due
 

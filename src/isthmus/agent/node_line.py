@@ -71,6 +71,8 @@ class NodeLine:
             self._socket.do_handshake()
         except (ssl.SSLWantReadError, ssl.SSLWantWriteError):
             return False
+        except ssl.SSLEOFError:  # the other process ended, or has no room for us now: that is no refusal
+            raise LineClosedError("the connection was closed in its handshake", where=self.peer) from None
         except ssl.SSLError as error:
             text = f"not one of this site's nodes: {error.reason or error}"
             raise AuthError(text, where=self.peer) from None

@@ -108,7 +108,7 @@ class Nodes:
         if not isinstance(hello, NodeHello):
             self._turn_away(descriptor, f"{line.peer}: it does not say who it is")
             return []
-        if refused := self._refusal(hello, now_s):
+        if refused := self._refusal(hello):
             with contextlib.suppress(LineClosedError):
                 line.send(refused)
             self._turn_away(descriptor, "" if refused.for_now else f"node {hello.node}: {refused.reason}")
@@ -122,7 +122,7 @@ class Nodes:
         if why:
             self.notes.append(f"a connection was refused: {why}")
 
-    def _refusal(self, hello: NodeHello, now_s: float) -> Refused | None:
+    def _refusal(self, hello: NodeHello) -> Refused | None:
         known = self._nodes.get(hello.node)
         if hello.node == self.terms.own or "/" in hello.node or not hello.node:
             return Refused(f"'{hello.node}' cannot be the name of a node here", for_now=False)

@@ -5,17 +5,16 @@ one dies. One that calls `isthmus.live.join` goes on with the ranks that are lef
 """
 
 import os
-import signal
 import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from msgspec.structs import replace
 
 from isthmus import __version__
-from isthmus.agent.brood import Birth, Brood
+from isthmus.agent.brood import Brood
 from isthmus.agent.diagnoser import Diagnoser
 from isthmus.agent.drills import Drills
 from isthmus.agent.hands import Hands
@@ -25,6 +24,7 @@ from isthmus.agent.live import live_folder, remove
 from isthmus.agent.pace import Pace
 from isthmus.agent.stacks import Stacks
 from isthmus.agent.tee import Tee
+from isthmus.agent.turning import Ask, live_through
 from isthmus.agent.watch import Watcher
 from isthmus.errors import InputError
 from isthmus.heal.actions import End
@@ -32,6 +32,7 @@ from isthmus.heal.policy import Policy
 from isthmus.journal import events
 from isthmus.journal.writer import Journal
 from isthmus.rundir import RunDir
+from isthmus.train.birth import Birth
 
 SITE = "here"
 _ADDRESS = "agent.json"
@@ -77,28 +78,6 @@ def read_command(words: Sequence[str]) -> list[str]:
     return rest
 
 
-@dataclass
-class Ask:
-    """Signals: the first asks the ranks to leave, the second ends them at once."""
-
-    keeper: Keeper
-    heard: list[str] = field(default_factory=list)
-
-    def hold(self) -> None:
-        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1):
-            signal.signal(number, self._hear)
-        signal.signal(signal.SIGQUIT, self._quit)
-
-    def _hear(self, number: int, frame: object) -> None:
-        if self.heard:
-            raise KeyboardInterrupt
-        self.heard.append(signal.Signals(number).name)
-        self.keeper.leave_asked = self.heard[0]
-
-    def _quit(self, number: int, frame: object) -> None:
-        raise KeyboardInterrupt
-
-
 class Spoken(Journal):
     """A journal whose faults and repairs are told at the terminal too."""
 
@@ -139,7 +118,7 @@ def keep_script(script: Script) -> End:
     live = live_folder(folder / _ADDRESS)
     policy = replace(POLICY, standbys=script.standbys)
     cpus = [frozenset[int]()] * script.num_ranks  # each where it likes
-    home = Home(NODE, live, _births(script, run, live), _logs(run), cpus)
+    home = Home(run, SITE, NODE, live, _births(script, run, live), cpus)
     site = Site(SITE, script.num_ranks, folder, script.num_ranks, policy)
     with Spoken(run.path, f"agent/{SITE}") as journal:
         journal.emit(_started(script, run))
@@ -154,10 +133,9 @@ def keep_script(script: Script) -> End:
             Drills.open(run, SITE, live, script.num_ranks),
             Diagnoser(),
         )
-        pace, tee = Pace(live, SITE, journal), Tee({rank: rank_log(run, rank) for rank in script.tee})
-        asked = Ask(keeper)
-        asked.hold()
-        end = _turn(keeper, [pace.look, tee.look], asked)
+        pace, tee = Pace(live, SITE, journal), Tee({rank: run.rank_log(SITE, rank) for rank in script.tee})
+        asked = Ask(keeper, at_terminal=True)
+        end = live_through(asked, [pace.look, tee.look])
         pace.close()
         tee.look()
         journal.emit(events.RunFinished(reason=_reason(end, asked), tokens=0))
@@ -167,21 +145,8 @@ def keep_script(script: Script) -> End:
     return _interrupted(end, asked)
 
 
-def _turn(keeper: Keeper, looks: Sequence[Callable[[], None]], asked: Ask) -> End:
-    keeper.open()
-    try:
-        while (end := keeper.turn()) is None:
-            for look in looks:
-                look()
-        return end
-    except KeyboardInterrupt:
-        return End("failed", "ended at once", 130)
-    finally:
-        keeper.close()
-
-
 def _births(script: Script, run: RunDir, live: Path) -> Callable[[str], Birth]:
-    places = ["--live", str(live), "--logs", str(run.logs.absolute()), "--site", SITE, "--run", run.path.name]
+    places = ["--live", str(live), "--run-dir", str(run.path.absolute()), "--site", SITE]
     patient = ["--patient"] if script.patient else []
     threads = os.environ.get("OMP_NUM_THREADS", "1")
 
@@ -190,25 +155,12 @@ def _births(script: Script, run: RunDir, live: Path) -> Callable[[str], Birth]:
             process=process,
             module=_MODULE,
             arguments=[*places, "--process", process, *patient, "--", *script.words],
-            log=str(standby_log(run, process)),
+            log=str(run.standby_log(SITE, process)),
             env={"OMP_NUM_THREADS": threads},
             threads=int(threads) if threads.isdecimal() else 1,
         )
 
     return birth
-
-
-def _logs(run: RunDir) -> Callable[[str, int | None], Path]:
-    return lambda process, rank: standby_log(run, process) if rank is None else rank_log(run, rank)
-
-
-def rank_log(run: RunDir, rank: int) -> Path:
-    return run.logs / f"rank-{SITE}-{rank}.log"
-
-
-def standby_log(run: RunDir, process: str) -> Path:
-    """Of a process without a place."""
-    return run.logs / f"standby-{SITE}-{process.rpartition('/')[2]}.log"
 
 
 def _started(script: Script, run: RunDir) -> events.RunStarted:

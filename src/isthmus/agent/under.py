@@ -67,7 +67,9 @@ def lead(node: Node, work: Callable[[], int]) -> int:
     """
     if not node.place.is_first_of_node:
         return follow(node)
-    with open(node.file, "w") as file:
+    # the folder is everybody's, and the name can be guessed: what somebody has put there is not followed
+    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW
+    with open(os.open(node.file, flags, 0o600), "w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         file.write("begun\n")
         file.flush()

@@ -122,6 +122,7 @@ def form_group(
     UnreachableError if they are not all there in time, or the generation is over before.
     """
     if form.world_size == 1:
+        lifeline.check(form.generation)  # a group of several hears of it from its store
         return SoloCollective()
     _bind(backend, form.address)
     store = PostedStore(lifeline, form.generation, limits.meet_s)

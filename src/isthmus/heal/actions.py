@@ -80,10 +80,10 @@ class Check(Action, frozen=True, tag=True):
 
 
 class Emit(Action, frozen=True, kw_only=True, tag=True):
-    """For the journal: 'fault' -> Fault, 'diagnosed' -> Diagnosed, 'healed' -> Healed; 'alert' and 'note' are
-    lines for people. Seconds are those of the events."""
+    """For the journal: 'fault' -> Fault, 'healed' -> Healed; 'alert' and 'note' are lines for people. Seconds
+    are those of the events."""
 
-    kind: Literal["fault", "diagnosed", "healed", "alert", "note"]
+    kind: Literal["fault", "healed", "alert", "note"]
     subjects: tuple[str, ...] = ()
     """'rank-<site>-<rank>', 'node-<name>'; empty: the group or the site."""
     what: str = ""

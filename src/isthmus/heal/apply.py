@@ -200,8 +200,6 @@ def _diagnosed(state: KeeperState, event: Diagnosed) -> KeeperState:
     if trouble is not None and not trouble.diagnosed_s:
         state = replace(state, trouble=replace(trouble, diagnosed_s=state.now_s))
     names = () if best.rank is None else (name_of(state, best.rank),)
-    told = Emit(kind="diagnosed", what=best.action, text=event.diagnosis.cause, subjects=names)
-    state = say(state, replace(told, generation=event.generation, diagnosed_s=state.now_s))
     if best.action in ("alert_human", "fix_config"):
         return alert(state, event.diagnosis.cause, *names)
     if event.generation < state.generation - 1 or best.action not in (

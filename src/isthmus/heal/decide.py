@@ -1,4 +1,4 @@
-"""`decide(state, event) -> (state, actions)`: the keeper, pure. The executor's loop is
+"""`decide(state, event) -> (state, actions)`: the keeper, pure. Its agent's loop is
 
 state, actions = decide(state, event)
 ... carry them out in order; feed back what comes of them as events

@@ -55,7 +55,6 @@ def _hello(state: KeeperState, process: Process, message: Hello) -> KeeperState:
         state,
         replace(
             process,
-            pid=message.pid,
             has_state=process.has_state or message.step >= 0,
             stays=message.stays,
         ),

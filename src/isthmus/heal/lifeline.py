@@ -134,13 +134,17 @@ class Lifeline:
         deadline = time.monotonic() + timeout_s
         with self._said:
             while True:
-                if self._over >= generation:
-                    raise AbandonedError(f"generation {generation} is over", where=str(self._path))
+                self.check(generation)
                 if key in self._pairs:
                     return self._pairs[key]
                 left_s = deadline - time.monotonic()
                 if left_s <= 0 or not self._said.wait(left_s):
                     raise UnreachableError(f"no word of {key} within {timeout_s:g} s", where=str(self._path))
+
+    def check(self, generation: int) -> None:
+        """Raises AbandonedError where the generation is over."""
+        if self._over >= generation:
+            raise AbandonedError(f"generation {generation} is over", where=str(self._path))
 
     def is_posted(self, key: str) -> bool:
         with self._said:

@@ -36,7 +36,6 @@ class Process(msgspec.Struct, frozen=True, kw_only=True):
     stage: Literal["spawned", "warm", "member", "doomed"] = "spawned"
     """doomed: killed or about to end, not gone yet; it takes part in nothing."""
     since_s: float = 0.0
-    pid: int = 0
     has_state: bool = False
     left: bool = False
     """It said it ends in order."""

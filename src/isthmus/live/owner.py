@@ -14,6 +14,7 @@ from isthmus.errors import UnreachableError
 from isthmus.faults.page import PageWriter, Phase, page_file
 from isthmus.heal.lifeline import Ears, Lifeline
 from isthmus.heal.messages import Broken, Form, Hello, Joined, Leave, Leaving, Warm
+from isthmus.rundir import RunDir
 from isthmus.train.nursery import write_to
 
 DOOR = "door.sock"
@@ -33,14 +34,9 @@ class Home:
 
     live: Path
     """The agent's folder: socket, pages."""
-    logs: Path
+    run: RunDir
     site: str
     process: str
-    run: str
-    """Its name."""
-
-    def log(self, rank: int) -> Path:
-        return self.logs / f"rank-{self.site}-{rank}.log"
 
 
 @dataclass
@@ -111,7 +107,7 @@ class Owner:
     def take(self, form: Form) -> None:
         """The place in the environment, as torchrun would set it. Raises UnreachableError."""
         self.form = form
-        write_to(self.home.log(form.rank))
+        write_to(self.home.run.rank_log(self.home.site, form.rank))
         self.page.regrouped(form.generation, self.step)
         self.page.phase(Phase.REGROUP if self.stays else Phase.IDLE)
         address, _, port = self._meeting(form).rpartition(":")
@@ -120,7 +116,7 @@ class Owner:
             RANK=rank, LOCAL_RANK=rank, ROLE_RANK=rank, GROUP_RANK="0",
             WORLD_SIZE=size, LOCAL_WORLD_SIZE=size, ROLE_WORLD_SIZE=size, GROUP_WORLD_SIZE="1",
             MASTER_ADDR=address, MASTER_PORT=port, ROLE_NAME="default",
-            TORCHELASTIC_RESTART_COUNT=str(form.generation - 1), TORCHELASTIC_RUN_ID=self.home.run,
+            TORCHELASTIC_RESTART_COUNT=str(form.generation - 1), TORCHELASTIC_RUN_ID=self.home.run.path.name,
             TORCHELASTIC_USE_AGENT_STORE="False",
         )  # fmt: skip
 

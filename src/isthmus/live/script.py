@@ -31,6 +31,7 @@ from isthmus.heal.messages import Failed, Form, Leave, Warm
 from isthmus.live.broken import is_of_the_group
 from isthmus.live.keep import KEEP
 from isthmus.live.owner import OWNER, Home, Owner
+from isthmus.rundir import RunDir
 
 SILENT_START_S = 120.0
 """A script that has stepped no optimizer by then is taken to be running all the same."""
@@ -50,7 +51,7 @@ def before_forks() -> None:
 
 def main(arguments: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(prog="isthmus.live.script")
-    for name in ("live", "logs", "site", "process", "run"):
+    for name in ("live", "run-dir", "site", "process"):
         parser.add_argument(f"--{name}", required=True)
     parser.add_argument("--patient", action="store_true")
     parser.add_argument("words", nargs="+")
@@ -58,7 +59,7 @@ def main(arguments: Sequence[str]) -> int:
     faulthandler.enable()
     for stream in (sys.stdout, sys.stderr):
         stream.reconfigure(line_buffering=True)  # pyright: ignore[reportAttributeAccessIssue]
-    home = Home(Path(options.live), Path(options.logs), options.site, options.process, options.run)
+    home = Home(Path(options.live), RunDir(options.run_dir), options.site, options.process)
     setproctitle(f"isthmus run: {' '.join(options.words)} --process {options.process}")
     return run(Owner(home), options.words, options.patient)
 

@@ -140,7 +140,7 @@ def run_kept(work: Work, by: KeptBy) -> int:
         if not kept.take_place():
             return 0
         rank = kept.group.rank
-        write_to(work.run_dir.logs / f"rank-{work.site}-{rank}.log")
+        write_to(work.run_dir.rank_log(work.site, rank))
         setproctitle(f"{title} --rank {rank}")
         source = f"rank/{work.site}/{rank}"
         journal = stack.enter_context(Journal(work.run_dir.path, source, clock=injectors.clock))

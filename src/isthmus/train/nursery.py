@@ -16,21 +16,11 @@ from typing import NoReturn
 
 import msgspec
 
+from isthmus.train.birth import Birth
+
 READY = "ready"
 RANKS = "isthmus.train.__main__"
 """What is imported where nothing else is named; a `before_forks` in it is called once."""
-
-
-class Birth(msgspec.Struct, frozen=True, kw_only=True):
-    """One process to fork."""
-
-    process: str
-    module: str
-    """Its `main(arguments) -> exit code` is run."""
-    arguments: list[str]
-    log: str
-    env: dict[str, str] = {}
-    threads: int = 1
 
 
 def main() -> None:

@@ -2,7 +2,7 @@
 and disk, through seeded faults at every point where anything waits.
 """
 
-from isthmus.heal.sim.checks import InvariantError
 from isthmus.heal.sim.world import Report, SimConfig, simulate
+from isthmus.sim.invariant import InvariantError
 
 __all__ = ["InvariantError", "Report", "SimConfig", "simulate"]

@@ -11,9 +11,10 @@ from collections import Counter
 
 import msgspec
 
-from isthmus.heal.sim.checks import InvariantError
-from isthmus.heal.sim.mutants import MUTANTS, hunt
+from isthmus.heal.sim.mutants import MUTANTS
 from isthmus.heal.sim.world import Report, SimConfig, simulate
+from isthmus.sim.invariant import InvariantError
+from isthmus.sim.mutants import hunt
 
 
 class Summary(msgspec.Struct, frozen=True, kw_only=True):
@@ -75,9 +76,9 @@ def main() -> int:
         except InvariantError as error:
             failed.append(seed)
             print(error, file=sys.stderr)
-    caught = [found for mutant in MUTANTS if (found := hunt(mutant))] if given.mutants else []
+    caught = [found for mutant in MUTANTS if (found := hunt(mutant, simulate))] if given.mutants else []
     for found in caught:
-        print(f"{found.mutant}: schedule {found.schedules}: {found.invariant}", file=sys.stderr)
+        print(f"{found.mutant}: seed {found.seed}: {found.invariant}", file=sys.stderr)
     summary = summarise(reports, failed, len(caught), began_s)
     if given.json:
         print(msgspec.json.encode(summary).decode())

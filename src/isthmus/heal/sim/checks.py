@@ -6,6 +6,7 @@ from isthmus.heal.actions import Emit, Tell
 from isthmus.heal.agree import Agreement
 from isthmus.heal.messages import Form
 from isthmus.heal.state import KeeperState
+from isthmus.sim.invariant import hold
 
 if TYPE_CHECKING:
     from isthmus.heal.sim.process import SimProcess
@@ -13,15 +14,6 @@ if TYPE_CHECKING:
 
 KEPT = 400
 """Entries a keeper's state may hold in all its lists."""
-
-
-class InvariantError(AssertionError):
-    """An invariant is broken."""
-
-
-def hold(truth: bool, what: str) -> None:
-    if not truth:
-        raise InvariantError(what)
 
 
 class Checks:

@@ -1,4 +1,4 @@
-"""The keeper's executor: one action after the other, a record on disk, a crash between any two of them."""
+"""The keeper's agent: one action after the other, a record on disk, a crash between any two of them."""
 
 from collections import deque
 from typing import TYPE_CHECKING

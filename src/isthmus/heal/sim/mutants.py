@@ -1,11 +1,7 @@
-"""Planted bugs. A simulator that finds none of them proves nothing; this one finds each, from a seed."""
+"""Planted bugs, which the simulator must find (`isthmus.sim.mutants`)."""
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from importlib import import_module
-from typing import Any
 
-import msgspec
 from msgspec.structs import replace
 
 from isthmus.heal import groups, hear
@@ -15,71 +11,15 @@ from isthmus.heal.agree import Agreement
 from isthmus.heal.events import AnyEvent, Exited
 from isthmus.heal.messages import Form, Posted
 from isthmus.heal.sim import keeper, model, rank, site
-from isthmus.heal.sim.checks import InvariantError
 from isthmus.heal.sim.process import BrokenError, SimProcess
-from isthmus.heal.sim.world import SimConfig, World, simulate
+from isthmus.heal.sim.world import SimConfig, World
 from isthmus.heal.state import KeeperState, Process
 from isthmus.heal.trouble import live, say
+from isthmus.sim.mutants import Mutant
 
 # these modules hold functions of the same name
 _apply = import_module("isthmus.heal.apply")
 _decide = import_module("isthmus.heal.decide").decide
-
-
-class Mutant(msgspec.Struct, frozen=True, kw_only=True):
-    name: str
-    bug: str
-    swaps: tuple[tuple[Any, Any, Any], ...]
-    """(module, class or table; name or key; the wrong rule)"""
-    config: SimConfig = SimConfig()
-    seeds: int = 600
-    """Schedules it must be found in."""
-
-
-class Caught(msgspec.Struct, frozen=True, kw_only=True):
-    mutant: str
-    seed: int
-    schedules: int
-    invariant: str
-
-
-def _swap(place: Any, key: Any, value: Any) -> Any:
-    """Puts `value` there and returns what was there."""
-    if isinstance(place, dict):
-        old, place[key] = place[key], value
-        return old
-    old = getattr(place, key)
-    setattr(place, key, value)
-    return old
-
-
-@contextmanager
-def planted(mutant: Mutant) -> Iterator[None]:
-    right = [(place, key, _swap(place, key, wrong)) for place, key, wrong in mutant.swaps]
-    try:
-        yield
-    finally:
-        for place, key, rule in right:
-            _swap(place, key, rule)
-
-
-def breaks(seed: int, config: SimConfig) -> str:
-    """The invariant this schedule breaks; '' if none."""
-    try:
-        simulate(seed, config)
-    except InvariantError as error:
-        return str(error).splitlines()[0]
-    return ""
-
-
-def hunt(mutant: Mutant) -> Caught | None:
-    """Runs schedules until one breaks an invariant; without the mutant the same one must hold."""
-    with planted(mutant):
-        found = ((seed, breaks(seed, mutant.config)) for seed in range(mutant.seeds))
-        seed, broken = next(((seed, broken) for seed, broken in found if broken), (-1, ""))
-    if seed < 0 or breaks(seed, mutant.config):
-        return None
-    return Caught(mutant=mutant.name, seed=seed, schedules=seed + 1, invariant=broken)
 
 
 # ---- the keeper
@@ -192,8 +132,6 @@ _APART = SimConfig(nodes=(0, 2), spares=1, world_size=2, faults=("cut",), num_fa
 """The keeper's node holds no rank, so a cut leaves the whole group on the other side."""
 _FORGETFUL = SimConfig(faults=("kill_many", "kill"), nodes=(2,), spares=0, num_faults=4)
 _RESTARTS = SimConfig(faults=("kill", "kill_keeper", "kill_both"), num_faults=6)
-
-Rule = Callable[..., Any]
 
 MUTANTS = (
     Mutant(

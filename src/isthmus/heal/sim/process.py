@@ -158,8 +158,6 @@ class SimProcess:
                     self._wake_if("posting")
             case m.Leave():
                 self.leave_asked = True
-            case _:
-                pass
 
     def _told_to_form(self, message: m.Form) -> None:
         newest = self.next_form or self.form

@@ -7,12 +7,13 @@ import msgspec
 from isthmus.heal.actions import End
 from isthmus.heal.policy import Policy
 from isthmus.heal.sim import faults, model
-from isthmus.heal.sim.checks import Checks, InvariantError
+from isthmus.heal.sim.checks import Checks
 from isthmus.heal.sim.fabric import Fabric
 from isthmus.heal.sim.keeper import SimKeeper
 from isthmus.heal.sim.process import SimProcess
 from isthmus.heal.sim.site import SimNode
-from isthmus.heal.sim.timeline import Timeline
+from isthmus.sim.invariant import InvariantError, broken, command
+from isthmus.sim.timeline import Timeline
 
 LIMIT_S = 900.0
 """Virtual seconds in which every schedule must end."""
@@ -156,16 +157,6 @@ class World:
         self.checks.finished()
 
 
-def command(seed: int, config: SimConfig) -> str:
-    """One line that runs this schedule again."""
-    given = ", ".join(
-        f"{name}={getattr(config, name)!r}"
-        for name in config.__struct_fields__
-        if getattr(config, name) != getattr(SimConfig(), name)
-    )
-    return f'python -c "from isthmus.heal.sim import *; print(simulate({seed}, SimConfig({given})))"'
-
-
 def simulate(seed: int, config: SimConfig | None = None) -> Report:
     """Runs one schedule to its end.
 
@@ -176,11 +167,8 @@ def simulate(seed: int, config: SimConfig | None = None) -> Report:
     try:
         world.run()
     except Exception as error:  # whatever the keeper does when it meets the impossible
-        what = str(error) if isinstance(error, AssertionError) else f"{type(error).__name__}: {error}"
-        lines = [f"seed {seed}: {what}", f"  at {world.time.now_s:.1f} s, struck:"]
-        lines += [f"    {struck}" for struck in world.struck]
-        lines.append(f"  again: {command(seed, config)}")
-        raise InvariantError("\n".join(lines)) from error
+        again = command("isthmus.heal.sim", seed, config)
+        raise broken(seed, world.time.now_s, error, world.struck, again) from error
     assert world.ended is not None
     return Report(
         seed=seed,

@@ -10,6 +10,7 @@ from isthmus.outer.messages import Accepted, Message, VersionReady
 from isthmus.outer.protocol import records
 from isthmus.outer.ranges import normal, total
 from isthmus.outer.sim import numbers
+from isthmus.sim.invariant import hold
 
 if TYPE_CHECKING:
     from isthmus.outer.sim.server import SimServer
@@ -18,15 +19,6 @@ Id = tuple[str, int, int]
 
 SEEDED = records.Book(hash=numbers.digest(numbers.zeros()))
 """The book of a server that has the first weights and no record yet."""
-
-
-class InvariantError(AssertionError):
-    """An invariant is broken."""
-
-
-def hold(truth: bool, what: str) -> None:
-    if not truth:
-        raise InvariantError(what)
 
 
 class Checks:

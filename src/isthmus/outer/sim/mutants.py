@@ -1,16 +1,9 @@
-"""Planted protocol bugs. A simulator that finds none of them proves nothing; this one finds each, from a
-seed.
+"""Planted protocol bugs, which the simulator must find (`isthmus.sim.mutants`)."""
 
-Each mutant swaps one rule for a wrong one while a schedule runs: in a table of rules or in the module that
-looks the rule up by name.
-"""
-
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from importlib import import_module
 from typing import Any
 
-import msgspec
 from msgspec.structs import replace
 
 from isthmus.outer.member import hear as member_hear
@@ -21,73 +14,13 @@ from isthmus.outer.protocol.records import Book, Merged, SiteRemoved
 from isthmus.outer.protocol.state import Persisted
 from isthmus.outer.ranges import covers, total, union
 from isthmus.outer.sim import server, site
-from isthmus.outer.sim.checks import InvariantError
-from isthmus.outer.sim.world import SimConfig, simulate
+from isthmus.outer.sim.world import SimConfig
+from isthmus.sim.mutants import Mutant
 
 # the packages export functions of the same names as these modules
 _server_apply = import_module("isthmus.outer.protocol.apply")
 _member_apply = import_module("isthmus.outer.member.apply")
 _member_plan = import_module("isthmus.outer.member.plan")
-
-
-class Mutant(msgspec.Struct, frozen=True, kw_only=True):
-    name: str
-    bug: str
-    swaps: tuple[tuple[Any, Any, Any], ...]
-    """(module, class or table; name or key; the wrong rule)"""
-    config: SimConfig = SimConfig()
-    seeds: int = 400
-    """Schedules it must be found in."""
-
-
-class Found(msgspec.Struct, frozen=True, kw_only=True):
-    mutant: str
-    seed: int
-    schedules: int
-    invariant: str
-
-
-def _swap(place: Any, key: Any, value: Any) -> Any:
-    """Puts `value` there and returns what was there."""
-    if isinstance(place, dict):
-        old, place[key] = place[key], value
-        return old
-    old = getattr(place, key)
-    setattr(place, key, value)
-    return old
-
-
-@contextmanager
-def planted(mutant: Mutant) -> Iterator[None]:
-    right = [(place, key, _swap(place, key, wrong)) for place, key, wrong in mutant.swaps]
-    try:
-        yield
-    finally:
-        for place, key, rule in right:
-            _swap(place, key, rule)
-
-
-def hunt(mutant: Mutant, first_seed: int = 0) -> Found | None:
-    """Runs schedules until one breaks an invariant, and that one once more to see it break again."""
-    with planted(mutant):
-        for seed in range(first_seed, first_seed + mutant.seeds):
-            broken = breaks(seed, mutant.config)
-            if broken and broken == breaks(seed, mutant.config):
-                break
-        else:
-            return None
-    if breaks(seed, mutant.config):
-        return None  # the rule itself is wrong: no credit for the mutant
-    return Found(mutant=mutant.name, seed=seed, schedules=seed - first_seed + 1, invariant=broken)
-
-
-def breaks(seed: int, config: SimConfig) -> str:
-    """The broken invariant in one line, or ''."""
-    try:
-        simulate(seed, config)
-    except InvariantError as error:
-        return str(error).splitlines()[0]
-    return ""
 
 
 # ---- the wrong rules
@@ -338,8 +271,3 @@ MUTANTS = (
         config=_TWO_SERVERS,
     ),
 )
-
-
-def hunt_all() -> list[Found]:
-    """Those that were found; `MUTANTS` names them all."""
-    return [found for mutant in MUTANTS if (found := hunt(mutant)) is not None]

@@ -1,39 +1,14 @@
-"""Virtual time, processes that crash and pause, connections that are cut, delay, duplicate and reorder."""
+"""Processes that crash and pause, connections that are cut, delay, duplicate and reorder."""
 
-import heapq
-import random
 from collections.abc import Callable
 from typing import Any, Protocol
+
+from isthmus.sim.timeline import Timeline
 
 LATE_SHARE = 0.3
 """Share of the messages in flight at a cut that still arrive, later, over the dead connection."""
 LATE_S = 6.0
 SLOW_FACTOR = 15.0
-
-
-class Timeline:
-    """Virtual clock and event queue; ties break by order of entry, so a seed gives one schedule."""
-
-    def __init__(self, seed: int):
-        self.random = random.Random(seed)
-        self.now_s = 0.0
-        self.events = 0
-        self._queue: list[tuple[float, int, Callable[..., None], tuple[Any, ...]]] = []
-        self._count = 0
-
-    def at(self, when_s: float, call: Callable[..., None], *args: Any) -> None:
-        self._count += 1
-        heapq.heappush(self._queue, (when_s, self._count, call, args))
-
-    def run(self, until_s: float, done: Callable[[], bool]) -> None:
-        queue = self._queue
-        while queue and not done():
-            when_s, _, call, args = heapq.heappop(queue)
-            if when_s > until_s:
-                return
-            self.now_s = when_s
-            self.events += 1
-            call(*args)
 
 
 class Process:

@@ -18,8 +18,9 @@ from isthmus.outer.messages import (
 )
 from isthmus.outer.protocol import records, state
 from isthmus.outer.sim import numbers
-from isthmus.outer.sim.checks import SEEDED, InvariantError
+from isthmus.outer.sim.checks import SEEDED
 from isthmus.outer.sim.network import Link, Process
+from isthmus.sim.invariant import InvariantError
 
 if TYPE_CHECKING:
     from isthmus.outer.sim.world import World

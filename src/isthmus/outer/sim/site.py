@@ -16,9 +16,9 @@ from isthmus.outer.messages import (
 )
 from isthmus.outer.ranges import Ranges, normal, take, total
 from isthmus.outer.sim import numbers
-from isthmus.outer.sim.checks import InvariantError
 from isthmus.outer.sim.network import Link, Process
 from isthmus.outer.sim.server import FRAGMENTS, PLAN_BOUND, halves
+from isthmus.sim.invariant import InvariantError
 
 if TYPE_CHECKING:
     from isthmus.outer.sim.world import World

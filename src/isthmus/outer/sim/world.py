@@ -8,10 +8,12 @@ import msgspec
 from isthmus.outer.messages import Terms
 from isthmus.outer.protocol.state import ServerConfig
 from isthmus.outer.sim import faults
-from isthmus.outer.sim.checks import Checks, InvariantError
-from isthmus.outer.sim.network import Link, Timeline
+from isthmus.outer.sim.checks import Checks
+from isthmus.outer.sim.network import Link
 from isthmus.outer.sim.server import SimServer
 from isthmus.outer.sim.site import SimSite
+from isthmus.sim.invariant import InvariantError, broken, command
+from isthmus.sim.timeline import Timeline
 
 EXTRA = {"strict": 1.25, "elastic": 1.5}
 """Rounds in the budget for one asked for: a disturbed round may take up more than one window."""
@@ -164,16 +166,6 @@ class _Timeouts(msgspec.Struct, frozen=True):
     standby_timeout_s: float = 6.0
 
 
-def command(seed: int, config: SimConfig) -> str:
-    """One line that runs this schedule again."""
-    given = ", ".join(
-        f"{name}={getattr(config, name)!r}"
-        for name in config.__struct_fields__
-        if getattr(config, name) != getattr(SimConfig(), name)
-    )
-    return f'python -c "from isthmus.outer.sim import *; print(simulate({seed}, SimConfig({given})))"'
-
-
 def simulate(seed: int, config: SimConfig | None = None) -> Report:
     """Runs one schedule to the end of its budget.
 
@@ -184,14 +176,12 @@ def simulate(seed: int, config: SimConfig | None = None) -> Report:
     try:
         world.run()
     except Exception as error:  # whatever a machine does when it meets the impossible
-        what = str(error) if isinstance(error, AssertionError) else f"{type(error).__name__}: {error}"
-        lines = [f"seed {seed}: {what}", f"  at {world.time.now_s:.1f} s, faults:"]
-        lines += [
-            f"    {fault.when_s:7.1f} s {fault.kind} {fault.target} {fault.length_s:.1f} s"
+        told = [
+            f"{fault.when_s:7.1f} s {fault.kind} {fault.target} {fault.length_s:.1f} s"
             for fault in world.planned
         ]
-        lines.append(f"  again: {command(seed, config)}")
-        raise InvariantError("\n".join(lines)) from error
+        again = command("isthmus.outer.sim", seed, config)
+        raise broken(seed, world.time.now_s, error, told, again) from error
     assert world.ended is not None
     book = world.ended.state.book
     return Report(
