@@ -3,6 +3,7 @@
 import contextlib
 import os
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 from isthmus.errors import CorruptError
@@ -27,10 +28,12 @@ class Watcher:
     Args:
         live: the agent's folder, with the pages.
         disk: where checkpoints go.
+        chips: kind of chip of each rank; empty: all are of one kind.
     """
 
-    def __init__(self, live: Path, disk: Path):
+    def __init__(self, live: Path, disk: Path, chips: Sequence[str] = ()):
         self._live, self._disk = live, disk
+        self._chips = dict(enumerate(chips))
         self._cores = len(os.sched_getaffinity(0))
         self._readers: dict[str, PageReader] = {}
         self._seen: dict[str, int] = {}
@@ -78,6 +81,7 @@ class Watcher:
             steps=steps,
             states=states,
             processes=processes,
+            chips=self._chips,
             homes={rank: ranks[rank][0].rpartition("/")[0] for rank in views},
             nodes={"local": self._node(now_ns / 1e9)},
         )

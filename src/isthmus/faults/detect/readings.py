@@ -64,6 +64,8 @@ class Readings(msgspec.Struct, frozen=True, kw_only=True):
     processes: dict[int, Process] = {}
     homes: dict[int, str] = {}
     """Node by rank."""
+    chips: dict[int, str] = {}
+    """Kind of chip by rank; empty: all are of one kind."""
     nodes: dict[str, NodeFacts] = {}
     links: dict[str, LinkSample] = {}
     """New measurements, by link."""
