@@ -88,7 +88,7 @@ def keep(run: RunDir, options: argparse.Namespace) -> End:
             site,
             journal,
             Hands(home, Brood(run.logs / f"nursery-{plan.name}.log")),
-            Watcher(live, folder),
+            Watcher(live, folder, plan.chips),
             Stacks(run.logs, plan.name),
             Drills.open(run, plan.name, live, size),
             Diagnoser(),

@@ -8,6 +8,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 import msgspec
 
@@ -22,6 +23,7 @@ from isthmus.agent.watch import Watcher
 from isthmus.errors import IsthmusError, StorageError
 from isthmus.faults.diagnosis import Diagnosis
 from isthmus.faults.page import page_file
+from isthmus.faults.terms import FaultClass
 from isthmus.heal import actions, events
 from isthmus.heal.decide import decide
 from isthmus.heal.messages import Inject, KeeperMessage
@@ -37,6 +39,14 @@ TICK_S = 0.5
 """While the group runs, nothing waits for the time."""
 NODE = "local"
 """The keeper's own."""
+
+
+_NOTED: dict[FaultClass, Literal["info", "warning"]] = {
+    "loss_spike": "info",
+    "disk_fail": "warning",
+    "storage": "warning",
+}
+"""What stops nobody and is no rank's: told, and nothing is done."""
 
 
 @dataclass(frozen=True)
@@ -129,16 +139,17 @@ class Keeper:
         for finding in self.watcher.look(ranks, state.generation):
             if finding.lasting and finding.rank in ranks and (pid := ranks[finding.rank][1]):
                 self.stacks.take(finding.rank, pid, state.generation)
-            if finding.kind == "loss_spike" and finding.rank is None:
+            if finding.rank is None and (level := _NOTED.get(finding.kind)):
                 text = f"site {self.site.name}: {finding.what}"
-                self.journal.emit(told.Note(level="info", text=text))
+                self.journal.emit(told.Note(level=level, text=text))
                 continue
             now_s = time.monotonic()
             self._happened(events.Found(now_s=now_s, finding=finding, generation=state.generation))
             self._diagnosed(self.diagnoser.of_finding(finding), state.generation)
         for finding in self.watcher.take_ended():
-            for rank in finding.suspects or (finding.rank,):
-                subject = f"rank-{self.site.name}-{rank}"
+            ranks_meant = finding.suspects if finding.rank is None else (finding.rank,)
+            subjects = [f"rank-{self.site.name}-{rank}" for rank in ranks_meant]
+            for subject in subjects or [f"site {self.site.name}"]:
                 after_s = now_s - finding.began_s
                 self.journal.emit(told.Recovered(subject=subject, kind=finding.kind, after_s=after_s))
         if self.tails.is_due(now_s):

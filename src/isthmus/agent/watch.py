@@ -3,13 +3,18 @@
 import contextlib
 import os
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
+from msgspec.structs import replace
+
+from isthmus.agent.disk import DiskLooks
 from isthmus.errors import CorruptError
-from isthmus.faults.detect.process import read_contention, read_process
+from isthmus.faults.detect.memory import MemorySettings
+from isthmus.faults.detect.process import read_contention, read_memory_limit, read_process
 from isthmus.faults.detect.readings import NodeFacts, Process, Readings
 from isthmus.faults.detect.wait_graph import wait_graph
-from isthmus.faults.detect.watch import Watch
+from isthmus.faults.detect.watch import Watch, WatchSettings
 from isthmus.faults.finding import Finding
 from isthmus.faults.page import PageReader, PageView, Phase, StateHash, StepRecord, page_file
 
@@ -23,6 +28,8 @@ NODE_EVERY_S = 1.0
 """Facts of the whole node change slowly, and asking for them costs system calls. So it is with processes
 that write: only of a silent one it matters at every look what it is at."""
 SILENT_S = 0.2
+NODE = "local"
+"""This one, by the names of its processes."""
 
 
 class Watcher:
@@ -31,15 +38,19 @@ class Watcher:
     Args:
         live: the agent's folder, with the pages.
         disk: where checkpoints go.
+        chips: kind of chip of each rank; empty: all are of one kind.
     """
 
-    def __init__(self, live: Path, disk: Path):
+    def __init__(self, live: Path, disk: Path, chips: Sequence[str] = ()):
         self._live, self._disk = live, disk
+        self._chips = dict(enumerate(chips))
         self._cores = len(os.sched_getaffinity(0))
         self._readers: dict[str, PageReader] = {}
         self._seen: dict[str, int] = {}
         """The last step whose records were read, by process."""
-        self._watch = Watch()
+        memory = MemorySettings(host_limit={NODE: read_memory_limit()})
+        self._watch = Watch(WatchSettings(memory=memory))
+        self._disk_looks = DiskLooks(disk, time.monotonic())
         self._generation, self._since_s = 0, 0.0
         self._judged_ns = 0
         """When the detectors were asked last."""
@@ -88,8 +99,9 @@ class Watcher:
             steps=steps,
             states=states,
             processes=processes,
+            chips=self._chips,
             homes={rank: ranks[rank][0].rpartition("/")[0] for rank in views},
-            nodes={"local": self._node(now_ns / 1e9)},
+            nodes={NODE: self._node(now_ns / 1e9)},
         )
         found = self._watch.observe(now_ns / 1e9, readings)
         return found + [
@@ -155,14 +167,20 @@ class Watcher:
             self._seen.pop(process, None)
 
     def _node(self, now_s: float) -> NodeFacts:
-        if now_s >= self._facts_due_s:
-            self._facts_due_s = now_s + NODE_EVERY_S
-            free = None
-            with contextlib.suppress(OSError):
-                about = os.statvfs(self._disk)
-                free = about.f_bavail * about.f_frsize
-            self._facts = NodeFacts(contention=read_contention(self._cores), disk_free=free)
-        return self._facts
+        if now_s < self._facts_due_s:
+            return self._facts
+        self._facts_due_s = now_s + NODE_EVERY_S
+        free = None
+        with contextlib.suppress(OSError):
+            about = os.statvfs(self._disk)
+            free = about.f_bavail * about.f_frsize
+        probe = self._disk_looks.take(now_s)
+        self._facts = NodeFacts(
+            contention=read_contention(self._cores),
+            disk_free=free,
+            checkpoint_bytes=self._disk_looks.checkpoint_bytes,
+        )
+        return replace(self._facts, probe=probe)
 
     def close(self) -> None:
         for reader in self._readers.values():

@@ -44,8 +44,8 @@ class Word(IntEnum):
     MEMORY, LEFT, NONFINITE_STEP = range(11, 14)
     """Device bytes in use; 1 once it leaves in order; the step in which its own gradient was not finite: the
     first one of an unbroken run of such steps."""
-    HASH_STEP, HASH_SLICE, HASH = range(14, 17)
-    """Of a slice of the replicated state, as it was after HASH_STEP steps; written last: HASH_STEP."""
+    HASH_STEP = 14
+    """The last step after which a slice of the replicated state was hashed: see its record."""
     BEAT_NS = 17
     """When anything was written last."""
     PULSE_NS = 18

@@ -39,7 +39,7 @@ __all__ = [
 
 (
     _MAGIC, _PID, _GENERATION, _STEP, _PHASE, _PHASE_NS, _STEP_NS, _ISSUED, _WAITING, _FINISHED,
-    _WAIT_SINCE_NS, _MEMORY, _LEFT, _NONFINITE_STEP, _HASH_STEP, _HASH_SLICE, _HASH, _BEAT_NS, _PULSE_NS,
+    _WAIT_SINCE_NS, _MEMORY, _LEFT, _NONFINITE_STEP, _HASH_STEP, _BEAT_NS, _PULSE_NS,
 ) = (int(word) for word in Word)  # fmt: skip
 _PRESENT, _WORD = struct.Struct(f"{RECORDS}q"), struct.Struct("q")
 _PHASES = tuple(Phase)
@@ -187,8 +187,8 @@ class PageWriter:
         value &= MASK
         at = STATES + step % RING * STATE_WORDS
         words[at] = words[_HASH_STEP] = -1
-        words[at + 1] = words[_HASH_SLICE] = piece
-        words[at + 2] = words[_HASH] = value
+        words[at + 1] = piece
+        words[at + 2] = value
         words[at + 3] = step ^ piece ^ value ^ MAGIC
         words[at] = words[_HASH_STEP] = step
 
@@ -271,8 +271,6 @@ class PageReader:
             left=bool(words[_LEFT]),
             nonfinite_step=words[_NONFINITE_STEP],
             hash_step=words[_HASH_STEP] if words[_HASH_STEP] == hash_step_since else -1,
-            hash_slice=words[_HASH_SLICE],
-            hash=words[_HASH],
             quiet_s=since(_BEAT_NS),
             pulse_s=since(_PULSE_NS) if words[_PULSE_NS] else None,
             collectives=Issued(words[HASHES:RECORDS], range(first, issued + 1)),

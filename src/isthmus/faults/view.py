@@ -77,8 +77,6 @@ class PageView(msgspec.Struct, frozen=True, kw_only=True):
     nonfinite_step: int
     """-1: none."""
     hash_step: int
-    hash_slice: int
-    hash: int
     quiet_s: float
     """For how long nothing was written."""
     pulse_s: float | None = None

@@ -46,7 +46,8 @@ def show(examined: Examined) -> RenderableType:
     found = examined.diagnosis
     read = f"{examined.num_files:,} files, {examined.num_lines:,} lines, {text.size(examined.num_bytes)}"
     if found.best.kind is None:
-        return Group(Text("No known fault was found.", style="yellow"), Text(f"read: {read}", style="dim"))
+        lines = [Text("No known fault was found.", style="yellow"), Text(f"read: {read}", style="dim")]
+        return Group(*lines, *(Text(f"not read: {problem}") for problem in _unread(examined)))
     facts = Table.grid(padding=(0, 2))
     for name, value in _facts(examined):
         facts.add_row(Text(name, style="dim"), value)
@@ -79,8 +80,12 @@ def _facts(examined: Examined) -> list[tuple[str, Text]]:
         ("victims", _numbers(found.victims)),
         ("or else", headline(found.runner_up) if found.runner_up else ""),
     ]
-    rows += [("not read", problem) for problem in examined.problems[:MAX_PROBLEMS]]
+    rows += [("not read", problem) for problem in _unread(examined)]
     return [(name, Text(value)) for name, value in rows if value]
+
+
+def _unread(examined: Examined) -> Sequence[str]:
+    return examined.problems[:MAX_PROBLEMS]
 
 
 def _numbers(ranks: Sequence[int]) -> str:

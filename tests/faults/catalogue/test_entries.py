@@ -2,6 +2,7 @@
 
 import re
 import time
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -10,12 +11,15 @@ from isthmus.faults.catalogue.check import problems
 from isthmus.faults.catalogue.entry import Entry
 from isthmus.faults.catalogue.find import Signatures
 from isthmus.faults.catalogue.load import FOLDER, load_catalogue, read_entries
+from isthmus.faults.diagnose.weights import safe_action
 from isthmus.spec.document import read_document
 
 ENTRIES = load_catalogue().entries
 BENIGN = Path(__file__).with_name("benign.txt").read_text(encoding="utf-8").splitlines()
 PREFIXES = ("", "[rank3]: ", "2025-11-24 22:27:20,620 ", "(Actor pid=9671, ip=10.0.0.3) ", "[default7]:")
 MAX_COLLISIONS = 0.02
+KEPT_BY_THE_AGENT = {"ISTHMUS-DESYNC", "ISTHMUS-SDC-VOTE"}
+"""Its keeper restarts the rank, and bounds how often; after a run has ended `diagnose` advises otherwise."""
 SOURCE = re.compile(r"https?://\S+|[\w.-]+/[\w.-]+( \S.*)?|[\w.-]+ \S+")
 
 
@@ -35,6 +39,18 @@ def test_its_own_lines_lead_to_it_whatever_stands_before_them(entry: Entry, sign
     for line in entry.tests:
         for prefix in PREFIXES[:1] if anchored else PREFIXES:
             assert entry.id in [hit.id for hit in signatures.hits(prefix + line)], prefix + line
+
+
+@pytest.mark.parametrize("entry", ENTRIES, ids=lambda entry: entry.id)
+def test_what_is_done_about_it_can_do_no_harm(entry: Entry):
+    if entry.id not in KEPT_BY_THE_AGENT:
+        assert safe_action(entry.kind, entry.action, 1.0) == entry.action
+
+
+def test_no_two_entries_have_a_signature_or_a_line_in_common():
+    for field in ("signature", "tests"):
+        owners = Counter(text for entry in ENTRIES for text in set(getattr(entry, field)))
+        assert [text for text, number in owners.items() if number > 1] == []
 
 
 def test_few_lines_of_a_cause_hit_another_cause(signatures: Signatures):

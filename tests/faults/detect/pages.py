@@ -7,8 +7,8 @@ from isthmus.faults.page import PageView, Phase, StepRecord
 def view(**changes) -> PageView:
     facts = dict(
         pid=1, generation=1, step=10, phase=Phase.FORWARD, phase_s=0.0, step_s=0.0, issued=0, waiting=0,
-        waiting_s=0.0, finished=0, memory=0, left=False, nonfinite_step=-1, hash_step=-1, hash_slice=0,
-        hash=0, quiet_s=0.0, collectives={},
+        waiting_s=0.0, finished=0, memory=0, left=False, nonfinite_step=-1, hash_step=-1,
+        quiet_s=0.0, collectives={},
     )  # fmt: skip
     return PageView(**(facts | changes))
 

@@ -7,21 +7,20 @@ import pytest
 
 from isthmus.faults.detect import NodeFacts, Readings
 from isthmus.faults.detect import disk_probe as module
-from isthmus.faults.detect.disk import DiskDetector, DiskSettings
+from isthmus.faults.detect.disk import DiskDetector
 from isthmus.faults.detect.disk_probe import BLOCK, DiskProbe, probe_disk
 from isthmus.faults.detect.standing import Standing
 
 GIB = 1 << 30
-SETTINGS = DiskSettings(checkpoint_bytes=10 * GIB)
 
 
 def facts(**changes) -> Readings:
-    return Readings(ranks=(0,), nodes={"n": NodeFacts(**changes)})
+    return Readings(ranks=(0,), nodes={"n": NodeFacts(checkpoint_bytes=10 * GIB, **changes)})
 
 
 def test_too_little_for_the_next_checkpoint():
     standing = Standing()
-    detector = DiskDetector(standing, SETTINGS)
+    detector = DiskDetector(standing)
     assert detector.observe(0.0, facts(disk_free=50 * GIB)) == []
     (finding,) = detector.observe(1.0, facts(disk_free=10 * GIB))
     assert (finding.kind, finding.place, finding.rank, finding.lasting) == ("disk_full", "n", None, False)
@@ -32,7 +31,7 @@ def test_too_little_for_the_next_checkpoint():
 
 
 def test_a_disk_that_fills_up_is_seen_before_it_is_full():
-    detector, found = DiskDetector(Standing(), SETTINGS), []
+    detector, found = DiskDetector(Standing()), []
     for n in range(600):
         found += detector.observe(float(n), facts(disk_free=int((100 - 0.1 * n) * GIB)))
         if found:
@@ -43,7 +42,7 @@ def test_a_disk_that_fills_up_is_seen_before_it_is_full():
 
 
 def test_checkpoints_that_come_and_go_are_no_trend():
-    detector = DiskDetector(Standing(), SETTINGS)
+    detector = DiskDetector(Standing())
     for n in range(4000):
         assert detector.observe(float(n), facts(disk_free=(60 - 10 * (n // 100 % 3)) * GIB)) == []
 
@@ -61,7 +60,7 @@ def test_checkpoints_that_come_and_go_are_no_trend():
 )
 def test_what_a_probe_says(probe, kind):
     standing = Standing()
-    detector = DiskDetector(standing, SETTINGS)
+    detector = DiskDetector(standing)
     (finding,) = detector.observe(0.0, facts(probe=probe))
     assert (finding.kind, finding.place) == (kind, "n")
     assert detector.observe(0.0, facts(probe=probe)) == []
@@ -69,10 +68,23 @@ def test_what_a_probe_says(probe, kind):
 
 def test_a_good_probe_ends_a_bad_one():
     standing = Standing()
-    detector = DiskDetector(standing, SETTINGS)
+    detector = DiskDetector(standing)
     assert detector.observe(0.0, facts(probe=DiskProbe(path="/x", duration_s=0.1, error="EIO")))
     assert detector.observe(1.0, facts(probe=DiskProbe(path="/x", duration_s=0.1))) == []
     assert len(standing.take_ended()) == 1
+
+
+def test_a_quota_that_is_used_up_is_not_over_because_the_disk_has_room():
+    standing = Standing()
+    detector = DiskDetector(standing)
+    assert detector.observe(
+        0.0, facts(disk_free=50 * GIB, probe=DiskProbe(path="/x", duration_s=0.1, error="EDQUOT"))
+    )
+    for n in range(20):
+        assert detector.observe(1.0 + n, facts(disk_free=50 * GIB)) == []
+    assert standing.take_ended() == []
+    detector.observe(30.0, facts(disk_free=50 * GIB, probe=DiskProbe(path="/x", duration_s=0.1)))
+    assert [finding.kind for finding in standing.take_ended()] == ["disk_full"]
 
 
 def test_a_good_disk_keeps_a_block_and_nothing_is_left(tmp_path):

@@ -43,6 +43,28 @@ def test_a_tie_names_nobody():
         assert detector.observe(1.0, votes(num_ranks, range(PIECES, 64), wrong)) == []
 
 
+def test_chips_of_different_kinds_do_not_vote_together():
+    standing = Standing()
+    detector = SdcDetector(standing)
+    chips = {0: "a", 1: "a", 2: "a", 3: "b", 4: "b", 5: "c"}
+    rounds = {rank: set(range(PIECES)) for rank in (3, 4, 5)}
+    step = 0
+
+    def pass_over(wrong: dict[int, set[int]]) -> list[tuple[int | None, tuple[int, ...]]]:
+        nonlocal step
+        told = votes(6, range(step, step + PIECES), wrong)
+        step += PIECES
+        readings = Readings(ranks=told.ranks, states=told.states, chips=chips)
+        return [(found.rank, found.suspects) for found in detector.observe(0.0, readings)]
+
+    assert pass_over(rounds) == []
+    assert pass_over({**rounds, 1: {5}}) == [(1, (1,))]
+    assert pass_over({**rounds, 4: set()}) == [(None, (3, 4))]
+    assert [found.rank for found in standing.take_ended()] == [1], "the tie of the others is no end of it"
+    assert pass_over(rounds) == []
+    assert [found.rank for found in standing.take_ended()] == [None]
+
+
 def test_it_is_over_when_that_slice_is_right_again():
     standing = Standing()
     detector = SdcDetector(standing)

@@ -1,13 +1,17 @@
 """What is taken for a log, a record, a run; and that no bytes break the readers."""
 
+import errno
+import io
 import json
 import pickle
+import random
 from contextlib import suppress
 from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from rich.console import Console
 
 from isthmus.errors import InputError, NotFoundError
 from isthmus.faults.catalogue.entry import Entry
@@ -18,6 +22,7 @@ from isthmus.faults.diagnose.sources import find
 from isthmus.faults.diagnose.times import wall_of
 from isthmus.journal.events import Fault
 from isthmus.journal.writer import Journal
+from isthmus.ui.diagnosed import show
 
 
 def test_folders_are_searched_and_what_is_no_log_is_left(tmp_path: Path):
@@ -43,6 +48,47 @@ def test_nothing_readable(tmp_path: Path):
     (tmp_path / "_dump_0").write_bytes(b"\x80\x02cos\nsystem\n.")
     with pytest.raises(InputError, match="refused"):
         find([tmp_path])
+
+
+@pytest.mark.parametrize(
+    ("name", "body", "said"),
+    [
+        ("a.log", b"", "no text"),
+        ("a.log", random.Random(1).randbytes(5000), "no text"),
+        ("a.log", "[rank1]: CUDA out of memory".encode("utf-16"), "no text"),
+        ("a.log.gz", b"", "no text"),
+        ("a.log.gz", b"no gzip at all", "a.log.gz: Not a gzipped file"),
+        ("_dump_0", b"", "no text"),
+    ],
+)
+def test_a_file_of_which_nothing_can_be_read(
+    tmp_path: Path, entries: list[Entry], name: str, body: bytes, said: str
+):
+    (tmp_path / name).write_bytes(body)
+    with pytest.raises(InputError, match=said) as raised:
+        diagnose([tmp_path / name], entries)
+    assert raised.value.hint
+
+
+def test_a_file_that_may_not_be_read(tmp_path: Path, entries: list[Entry], monkeypatch: pytest.MonkeyPatch):
+    (tmp_path / "a.log").write_text("[rank1]: CUDA out of memory\n")
+
+    def refuse(*_: object) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied", "a.log")
+
+    monkeypatch.setattr(Path, "open", refuse)
+    with pytest.raises(InputError, match=r"a\.log: Permission denied"):
+        diagnose([tmp_path / "a.log"], entries)
+
+
+def test_what_could_not_be_read_is_told_where_no_fault_was_found(tmp_path: Path, entries: list[Entry]):
+    (tmp_path / "a.log").write_text("all is well\n")
+    (tmp_path / "b.log.gz").write_bytes(b"no gzip at all")
+    examined = diagnose([tmp_path], entries)
+    assert examined.diagnosis.best.kind is None
+    console = Console(width=120, record=True, file=io.StringIO())
+    console.print(show(examined))
+    assert "not read: b.log.gz" in console.export_text()
 
 
 def test_a_bad_record_beside_logs_is_told(tmp_path: Path, entries: list[Entry]):

@@ -34,6 +34,8 @@ class NodeFacts(msgspec.Struct, frozen=True, kw_only=True):
     """Threads that want to run per core they could run on; 1 or less: each gets one."""
     disk_free: int | None = None
     """Bytes, where checkpoints go."""
+    checkpoint_bytes: int = 0
+    """Of the next checkpoint, as far as the last one tells."""
     probe: DiskProbe | None = None
     """If one has come back since the last time."""
     clock: ClockSample | None = None
@@ -64,6 +66,8 @@ class Readings(msgspec.Struct, frozen=True, kw_only=True):
     processes: dict[int, Process] = {}
     homes: dict[int, str] = {}
     """Node by rank."""
+    chips: dict[int, str] = {}
+    """Kind of chip by rank; empty: all are of one kind."""
     nodes: dict[str, NodeFacts] = {}
     links: dict[str, LinkSample] = {}
     """New measurements, by link."""

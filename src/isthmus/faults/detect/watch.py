@@ -4,16 +4,16 @@ from typing import Protocol
 
 import msgspec
 
-from isthmus.faults.detect.clock_skew import ClockDetector, ClockSettings
-from isthmus.faults.detect.disk import DiskDetector, DiskSettings
+from isthmus.faults.detect.clock_skew import ClockDetector
+from isthmus.faults.detect.disk import DiskDetector
 from isthmus.faults.detect.hang import HangDetector
-from isthmus.faults.detect.link import LinkDetector, LinkSettings
+from isthmus.faults.detect.link import LinkDetector
 from isthmus.faults.detect.memory import MemoryDetector, MemorySettings
-from isthmus.faults.detect.numbers import LossDetector, NonfiniteDetector, NumbersSettings
+from isthmus.faults.detect.numbers import LossDetector, NonfiniteDetector
 from isthmus.faults.detect.patience import HangSettings
 from isthmus.faults.detect.readings import Readings
 from isthmus.faults.detect.sdc import SdcDetector
-from isthmus.faults.detect.slow import SlowDetector, SlowSettings
+from isthmus.faults.detect.slow import SlowDetector
 from isthmus.faults.detect.standing import Standing
 from isthmus.faults.finding import Finding
 
@@ -25,13 +25,10 @@ class Detector(Protocol):
 
 
 class WatchSettings(msgspec.Struct, frozen=True, kw_only=True):
+    """What an agent or a test knows better; the other detectors go by their own bounds."""
+
     hang: HangSettings = HangSettings()
-    slow: SlowSettings = SlowSettings()
-    numbers: NumbersSettings = NumbersSettings()
     memory: MemorySettings = MemorySettings()
-    disk: DiskSettings = DiskSettings()
-    link: LinkSettings = LinkSettings()
-    clock: ClockSettings = ClockSettings()
 
 
 class Watch:
@@ -43,13 +40,13 @@ class Watch:
         self._detectors: tuple[Detector, ...] = (
             HangDetector(standing, settings.hang),
             NonfiniteDetector(standing),
-            LossDetector(standing, settings.numbers),
+            LossDetector(standing),
             SdcDetector(standing),
-            SlowDetector(standing, settings.slow),
+            SlowDetector(standing),
             MemoryDetector(standing, settings.memory),
-            DiskDetector(standing, settings.disk),
-            LinkDetector(standing, settings.link),
-            ClockDetector(standing, settings.clock),
+            DiskDetector(standing),
+            LinkDetector(standing),
+            ClockDetector(standing),
         )
 
     def observe(self, now_s: float, readings: Readings) -> list[Finding]:

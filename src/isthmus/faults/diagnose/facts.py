@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence, Set
 
 import msgspec
 
-from isthmus.faults.diagnose.lines import Line
+from isthmus.faults.diagnose.lines import EXIT_RANK, Line
 
 
 class Timeout(msgspec.Struct, frozen=True, kw_only=True):
@@ -83,7 +83,6 @@ _TIMEOUT = re.compile(
     r"|Process group work (?P<op>\w+), seq_num (?P<seq>\d+) dispatch timeout"
 )
 _GROUP = re.compile(r"\[PG (?:ID )?(\S+)")
-_ENQUEUED = re.compile(r"last enqueued (?:NCCL )?work: (\d+)")
 _WAITS = tuple(
     re.compile(pattern)
     for pattern in (
@@ -115,7 +114,6 @@ _NUMBERS = {
     "SIGKILL": 9, "SIGSEGV": 11, "SIGABRT": 6, "SIGBUS": 7, "SIGTERM": 15, "SIGFPE": 8, "SIGILL": 4,
     "Killed": 9, "Segmentation fault": 11, "Aborted": 6, "Bus": 7,
 }  # fmt: skip
-_EXIT_RANK = re.compile(r"rank +: (\d+) \(local_rank: (\d+)\)")
 _CLOSED = re.compile(r"(?:Sending|Closing) process (\d+) (?:closing|via) signal")
 _RAISED = re.compile(
     r"^(?:[\w ()/,.-]{0,40}: )??((?:[A-Za-z_]\w*\.)*[A-Z_]\w*"
@@ -189,7 +187,7 @@ def _exits(lines: Sequence[Line], closed: Set[int]) -> Iterable[Exit]:
             rank, first, file = None, False, line.file
         if "Root Cause (first observed failure)" in line.text:
             first = True
-        if match := _EXIT_RANK.search(line.text):
+        if match := EXIT_RANK.search(line.text):
             rank = int(match[1])
         code = _code(line.text)
         if code is not None:

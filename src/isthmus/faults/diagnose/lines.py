@@ -5,6 +5,8 @@ import re
 import msgspec
 
 MAX_TEXT = 2000
+EXIT_RANK = re.compile(r"rank +: (\d+) \(local_rank: (\d+)\)")
+"""In torchrun's summary: the rank and its number on the node."""
 
 
 class Line(msgspec.Struct, frozen=True, kw_only=True):

@@ -6,9 +6,8 @@ from collections.abc import Sequence
 
 import msgspec
 
-from isthmus.faults.diagnose.lines import Line
+from isthmus.faults.diagnose.lines import EXIT_RANK, Line
 
-_EXIT_RANK = re.compile(r"rank +: (\d+) \(local_rank: (\d+)\)")
 _EXIT_PID = re.compile(r"\(pid: (\d+)\)")
 _FAR = re.compile(r"remote|peer", re.IGNORECASE)
 
@@ -42,7 +41,7 @@ def _by_pid(lines: Sequence[Line]) -> dict[int, int]:
             rank, file = None, line.file
         if line.rank is not None and line.pid is not None and "remote" not in line.text:
             seen[line.pid].add(line.rank)
-        if match := _EXIT_RANK.search(line.text):
+        if match := EXIT_RANK.search(line.text):
             rank = int(match[1])
         elif rank is not None and (match := _EXIT_PID.search(line.text)) and "local_rank" not in line.text:
             seen[int(match[1])].add(rank)
@@ -53,7 +52,7 @@ def _by_local(lines: Sequence[Line]) -> dict[int, int] | None:
     """Local rank -> rank: the same number on one node; None where several nodes make it unclear."""
     found: dict[int, set[int]] = defaultdict(set)
     for line in lines:
-        if match := _EXIT_RANK.search(line.text):
+        if match := EXIT_RANK.search(line.text):
             found[int(match[2])].add(int(match[1]))
     if any(len(ranks) > 1 for ranks in found.values()):
         return None

@@ -28,6 +28,9 @@ def diagnose(paths: Sequence[Path], entries: Sequence[Entry], tell: Tell | None 
     """Raises NotFoundError for a path that is not there, InputError where nothing can be read."""
     given = sources.find(paths)
     scanned = scan(given.parts, entries, tell)
+    problems = (*given.problems, *(each.problem for each in scanned if each.problem))
+    if not (given.dumps or given.told or any(each.num_bytes for each in scanned)):
+        raise sources.unreadable(paths, problems)
     lines = ranks.fill([*timeline.merge(scanned), *match(given.told, entries)])
     known = facts.gather(lines, (rank for each in scanned for rank in each.ranks))
     by_id: Mapping[str, Entry] = {entry.id: entry for entry in entries}
@@ -45,7 +48,7 @@ def diagnose(paths: Sequence[Path], entries: Sequence[Entry], tell: Tell | None 
         num_lines=sum(each.num_lines for each in scanned),
         num_bytes=sum(each.num_bytes for each in scanned),
         first=_first(in_time),
-        problems=(*given.problems, *(each.problem for each in scanned if each.problem)),
+        problems=problems,
     )
 
 

@@ -136,7 +136,7 @@ class Scanner:
                     num_bytes += len(chunk)
                     last = chunk[-1:]
         except (OSError, EOFError, zlib.error) as error:
-            problem = f"{part.name}: {error}"
+            problem = f"{part.name}: {getattr(error, 'strerror', None) or error}"
         told = (_progress(chunk, above, part.year) for chunk, above in reversed(tail))
         progress = next((each for each in told if each), (0, None))
         return Scanned(

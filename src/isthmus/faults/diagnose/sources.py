@@ -23,6 +23,8 @@ _NO_LOGS = frozenset(
     )
 )  # fmt: skip
 _SNIFF_BYTES = 4096
+_CONTROLS = bytes({*range(32), 127} - {*b"\b\t\n\f\r\x1b"})
+"""Bytes that text has no use for; terminals take the others."""
 _RANK = re.compile(r"rank[/-].*[/-](\d{1,7})")
 
 
@@ -48,24 +50,33 @@ def find(paths: Sequence[Path]) -> Sources:
             )
         if (path / FOLDER).is_dir():
             told += _journal(path)
-        for file in _files(path):
+        for file in _files(path, problems):
             name = _name(file, path, alone=len(paths) == 1)
             try:
                 _take(file, name, parts, dumps)
             except (InputError, OSError) as error:
-                problems.append(f"{name}: {getattr(error, 'message', error)}")
+                problems.append(f"{name}: {_why(error)}")
     if not (parts or dumps or told):
-        raise InputError(
-            problems[0] if problems else "nothing here can be read as a log or a flight record",
-            where=", ".join(map(str, paths)),
-            hint="logs are text, or text in .gz; flight records are named such as _dump_3",
-        )
+        raise unreadable(paths, problems)
     parts.sort(key=lambda part: (part.name, part.start))
     dumps.sort(key=lambda dump: (dump.rank, dump.where))
     return Sources(parts=tuple(parts), dumps=tuple(dumps), told=tuple(told), problems=tuple(sorted(problems)))
 
 
-def _files(path: Path) -> Iterator[Path]:
+def unreadable(paths: Sequence[Path], problems: Sequence[str]) -> InputError:
+    """For paths of which nothing could be read."""
+    return InputError(
+        problems[0] if problems else "nothing here can be read as a log or a flight record: no text",
+        where=", ".join(map(str, paths)),
+        hint="logs are text, or text in .gz; flight records are named such as _dump_3",
+    )
+
+
+def _why(error: InputError | OSError) -> str:
+    return error.message if isinstance(error, InputError) else error.strerror or str(error)
+
+
+def _files(path: Path, problems: list[str]) -> Iterator[Path]:
     if path.is_file():
         yield path
         return
@@ -76,6 +87,7 @@ def _files(path: Path) -> Iterator[Path]:
             continue
         num_files += 1
         if num_files > MAX_FILES:
+            problems.append(f"{path}: only the first {MAX_FILES:,} files are read")
             return
         yield file
 
@@ -111,12 +123,12 @@ def _is_record(file: Path) -> bool:
 
 
 def _is_text(file: Path) -> bool:
-    """Text holds no more than a few zero bytes; .gz is judged when it is unpacked."""
+    """Text holds no more than a few control characters; .gz is judged when it is unpacked."""
     if file.suffix == ".gz":
         return True
     with file.open("rb") as opened:
         head = opened.read(_SNIFF_BYTES)
-    return bool(head) and 20 * head.count(b"\0") <= len(head)
+    return bool(head) and 20 * sum(map(head.count, _CONTROLS)) <= len(head)
 
 
 def _journal(run: Path) -> Iterator[Line]:
