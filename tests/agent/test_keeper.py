@@ -78,7 +78,7 @@ def test_a_rank_that_died_while_the_agent_was_away_is_missed_at_once(tmp_path, s
     told: list[object] = []
     nothing = SimpleNamespace(emit=told.append, descriptors=[])
     hands = Hands(home, Brood())  # pyright: ignore[reportArgumentType]
-    keeper = Keeper(site, nothing, hands, nothing, nothing, nothing, Diagnoser())  # pyright: ignore
+    keeper = Keeper(site, nothing, hands, nothing, nothing, nothing, Diagnoser(), nothing)  # pyright: ignore
     keeper.open()
     try:
         assert hands.brood.pids == {"local/1.1": stranger}
@@ -99,7 +99,7 @@ def keeper(tmp_path):
     journal = SimpleNamespace(emit=told.append)
     nothing = SimpleNamespace(descriptors=[], step=-1, mismatch=lambda ranks: None)
     site = Site("here", 3, tmp_path, 3, Policy(standbys=0))
-    made = Keeper(site, journal, hands, nothing, nothing, nothing, Diagnoser())  # pyright: ignore
+    made = Keeper(site, journal, hands, nothing, nothing, nothing, Diagnoser(), nothing)  # pyright: ignore
     made.open()
     made.told = told  # pyright: ignore
     yield made

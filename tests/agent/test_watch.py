@@ -36,6 +36,7 @@ def test_a_disk_is_looked_at_once_in_a_while_and_tells_what_a_checkpoint_takes(t
     looks = DiskLooks(tmp_path, 0.0)
     assert looks.take(0.5 * EVERY_S) is None
     assert (answer(looks, EVERY_S).error, looks.checkpoint_bytes) == ("", 20)
+    assert looks.free_bytes
     assert looks.take(1.5 * EVERY_S) is None
     gone = DiskLooks(tmp_path / "gone", 0.0)
     assert (answer(gone, EVERY_S).error, gone.checkpoint_bytes) == ("ENOENT", 0)
@@ -51,9 +52,12 @@ def answer(looks: DiskLooks, now_s: float) -> DiskProbe:
 
 def test_the_watcher_tells_of_a_disk_that_fails_and_of_one_without_room(tmp_path, monkeypatch):
     bad = DiskProbe(path="/x", duration_s=0.1, error="EIO")
-    monkeypatch.setattr(
-        DiskLooks, "take", lambda looks, _: setattr(looks, "checkpoint_bytes", 1 << 62) or bad
-    )
+
+    def take(looks: DiskLooks, now_s: float) -> DiskProbe:
+        looks.checkpoint_bytes, looks.free_bytes = 1 << 62, 1 << 40
+        return bad
+
+    monkeypatch.setattr(DiskLooks, "take", take)
     monkeypatch.setattr(watch, "NODE_EVERY_S", 0.0)
     watcher = Watcher(tmp_path, tmp_path)
     found = watcher.look({}, 0)

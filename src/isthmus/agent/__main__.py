@@ -92,6 +92,7 @@ def keep(run: RunDir, options: argparse.Namespace) -> End:
             Stacks(run.logs, plan.name),
             Drills.open(run, plan.name, live, size),
             Diagnoser(),
+            Checker(plan.chips[0], slots, folder, folder / f"figures-{NODE}.json"),
             open_nodes(run, plan, options, policy, live) if options.listen else None,
         )
         end = live_through(Ask(keeper))

@@ -13,6 +13,7 @@ from typing import Literal
 import msgspec
 
 from isthmus.agent.brood import readable
+from isthmus.agent.checks import Checker
 from isthmus.agent.diagnoser import Diagnoser
 from isthmus.agent.drills import Drills
 from isthmus.agent.hands import Hands
@@ -84,6 +85,8 @@ class Keeper:
     stacks: Stacks
     drills: Drills
     diagnoser: Diagnoser
+    checker: Checker
+    """Of this node."""
     nodes: Nodes | None = None
     tails: Tails = field(init=False)
     leave_asked: str = ""
@@ -124,6 +127,8 @@ class Keeper:
         if self.nodes:
             self._all_happened(self.nodes.turn())
             self._tell_notes(self.nodes)
+        if report := self.checker.done():
+            self._happened(events.Checked(now_s=now_s, node=NODE, ok=report.ok, text=report.text))
         if now_s >= self._next_look_s:
             self._next_look_s = now_s + POLL_S
             self._look(now_s)
@@ -222,7 +227,7 @@ class Keeper:
                 evidence=[f"{each.where}: {each.text}" for each in diagnosis.evidence],
             )
         )
-        if best.action != "rollback":
+        if best.action in ("replace_node", "quarantine"):
             now_s = time.monotonic()
             self._happened(events.Diagnosed(now_s=now_s, diagnosis=diagnosis, generation=generation))
 
@@ -253,7 +258,6 @@ class Keeper:
                     return
 
     def _do(self, action: actions.AnyAction) -> None:
-        now_s = time.monotonic()
         match action:
             case (
                 actions.Spawn(process=process) | actions.Tell(process=process) | actions.Kill(process=process)
@@ -269,8 +273,8 @@ class Keeper:
                 self._pending += self.hands.kill(process)
             case actions.Remember(record=record):
                 DiskStore().write_atomic(self.site.record, msgspec.json.encode(record))
-            case actions.Check(node=node):
-                self._pending.append(events.Checked(now_s=now_s, node=node, ok=True))
+            case actions.Check():
+                self.checker.begin()
             case actions.Emit():
                 self._emit(action)
             case actions.End():
@@ -331,6 +335,7 @@ class Keeper:
         self.hands.close()
         self.watcher.close()
         self.tails.close()
+        self.checker.close()
         self.drills.close()
 
 

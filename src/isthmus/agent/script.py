@@ -15,6 +15,7 @@ from msgspec.structs import replace
 
 from isthmus import __version__
 from isthmus.agent.brood import Brood
+from isthmus.agent.checks import Checker
 from isthmus.agent.diagnoser import Diagnoser
 from isthmus.agent.drills import Drills
 from isthmus.agent.hands import Hands
@@ -132,6 +133,7 @@ def keep_script(script: Script) -> End:
             stacks,
             Drills.open(run, SITE, live, script.num_ranks),
             Diagnoser(),
+            Checker("cpu", 1, folder, folder / f"figures-{NODE}.json"),
         )
         pace, tee = Pace(live, SITE, journal), Tee({rank: run.rank_log(SITE, rank) for rank in script.tee})
         asked = Ask(keeper, at_terminal=True)

@@ -42,7 +42,7 @@ class Watcher:
     """
 
     def __init__(self, live: Path, disk: Path, chips: Sequence[str] = ()):
-        self._live, self._disk = live, disk
+        self._live = live
         self._chips = dict(enumerate(chips))
         self._cores = len(os.sched_getaffinity(0))
         self._readers: dict[str, PageReader] = {}
@@ -170,14 +170,10 @@ class Watcher:
         if now_s < self._facts_due_s:
             return self._facts
         self._facts_due_s = now_s + NODE_EVERY_S
-        free = None
-        with contextlib.suppress(OSError):
-            about = os.statvfs(self._disk)
-            free = about.f_bavail * about.f_frsize
         probe = self._disk_looks.take(now_s)
         self._facts = NodeFacts(
             contention=read_contention(self._cores),
-            disk_free=free,
+            disk_free=self._disk_looks.free_bytes,
             checkpoint_bytes=self._disk_looks.checkpoint_bytes,
         )
         return replace(self._facts, probe=probe)

@@ -25,6 +25,10 @@ class SlowSettings(msgspec.Struct, frozen=True, kw_only=True):
     """So many times as long as usual is to be found."""
     run_length: float = 1e6
     """Steps of a rank between false alarms, on the mean, for noise without tails."""
+    least_s: float = 0.01
+    """Shorter steps tell of the machine's scheduling, not of its chips."""
+    most_noise: float = 0.15
+    """Of the logarithm; a rank whose times scatter more is not judged."""
     expected: dict[int, float] = {}
     """Compute time of ranks beside the median rank, where a plan says it; the rest is learnt."""
 
@@ -43,7 +47,7 @@ class SlowDetector:
         self._forget_replaced(readings)
         for rank, records in readings.steps.items():
             for record in records:
-                if record.compute_s > 0:
+                if record.compute_s >= self._settings.least_s:
                     self._times.setdefault(record.step, {})[rank] = math.log(record.compute_s)
         found: list[Finding] = []
         wanted = set(readings.ranks)
@@ -83,7 +87,7 @@ class SlowDetector:
             change = chart.add(time - _median_without(ordered, level_free[rank]))
             if change == "back":
                 self._standing.end(("slow", rank))
-            elif change == "shifted":
+            elif change == "shifted" and chart.sigma <= self._settings.most_noise:
                 found += self._tell(now_s, step, rank, chart)
             elif chart.since <= 1:
                 self._began_s[rank] = now_s
