@@ -144,7 +144,7 @@ def heard_by(site: Site, what):
     deadline = time.monotonic() + 30.0
     while not what():
         assert time.monotonic() < deadline
-        site._look(0.1)
+        site._talk.look(0.1)
 
 
 def test_it_starts_from_the_published_parameters(bench):
@@ -157,7 +157,7 @@ def test_it_starts_from_the_published_parameters(bench):
 def test_a_site_that_waits_long_for_its_server_says_so(bench, monkeypatch, caplog):
     bench.join(build())
     assert not caplog.records
-    monkeypatch.setattr("isthmus.outer.site._START_QUIET_S", -1.0)
+    monkeypatch.setattr("isthmus.outer.site_talk._START_QUIET_S", -1.0)
     bench.join(build())
     assert "no word from the parameter server" in caplog.text
 

@@ -15,8 +15,7 @@ import numpy as np
 import pytest
 import torch
 
-from isthmus.outer import bridge, messages
-from isthmus.outer import site as site_module
+from isthmus.outer import bridge, messages, site_boundary
 from isthmus.outer.client_events import Blob, Dialled, Heard
 from isthmus.outer.client_executor import REPLACE_S, Client
 from isthmus.outer.member import state as machine
@@ -234,7 +233,7 @@ class World:
         self.successor = False
         self.ending = False
         monkeypatch.setattr(bridge.Line, "dial", self.dial)
-        monkeypatch.setattr(site_module, "Exchange", self.exchange())
+        monkeypatch.setattr(site_boundary, "Exchange", self.exchange())
         self.client_takes(machine.LinkUp("primary"))
 
     def exchange(self):
