@@ -255,6 +255,26 @@ def test_evaluations_come_by_the_clock_and_at_the_end(runner):
     assert [event.step for event in runner.events(events.EvalDone)] == [*range(12), 12]
 
 
+class _AskedAtTheEnd(LocalFeed):
+    """The signal comes when the run's last order is given."""
+
+    def __init__(self, runner):
+        super().__init__(96)
+        self._runner = runner
+
+    def next(self, num_sequences):
+        offer = super().next(num_sequences)
+        if isinstance(offer.task, Done):
+            self._runner.leave.ask("SIGTERM")
+        return offer
+
+
+def test_asked_to_leave_as_the_run_ends_it_still_ends_well(runner):
+    runner.open_feed = lambda learner: _AskedAtTheEnd(runner)
+    assert runner.train().reason == "budget"
+    assert runner.events(events.CheckpointSaved)[-1].step == 12
+
+
 class _Cut(SoloCollective):
     """A group of two whose root dies after it has sent a few tensors."""
 

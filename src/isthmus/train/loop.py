@@ -235,7 +235,7 @@ class Rank:
         page.phase(Phase.CHECKPOINT)
         if self._lead:
             self._lead.close()
-            if self._finish and not self._crew.leave.asked:
+            if self._finish and not self._lead.departed:
                 self._finish()
         self._crew.group.barrier()
         if self._copies:
