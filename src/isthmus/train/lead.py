@@ -253,6 +253,10 @@ class Lead:
             self._save()
             self._writer.wait(self._last_save_s)
 
+    def abandon(self) -> None:
+        """What it stood on is gone. The checkpoint being written is finished before anything follows."""
+        self._writer.wait(LAST_SAVE_S)
+
     @property
     def _last_save_s(self) -> float:
         """Who is asked to leave only now, at the end of the run, has less time for it."""
