@@ -84,6 +84,7 @@ class Entry:
         for message in unheard:
             self._talk.hear(message)
         if note.step < stand.step:
+            note.reset = False  # the order for the step that the ranks have done told them
             return note.hand_out(stand.samples)
         self.redo = note.samples if note.step > stand.step else []
         return True
