@@ -21,6 +21,7 @@ from isthmus.outer.client_events import Blob, Dialled, Heard, Sent
 from isthmus.outer.client_links import Links
 from isthmus.outer.client_memory import Memory
 from isthmus.outer.client_ranks import Ranks
+from isthmus.outer.client_traffic import Upload, Uptake
 from isthmus.outer.member import state as machine
 from isthmus.outer.replica import Replica
 from isthmus.outer.seeding import seed_key
@@ -48,12 +49,8 @@ class Client:
         self._replica: Replica | None = None
         self._early: list[machine.AnyEvent] = []
         self._arrivals = Arrivals()
-        self._upload: tuple[int, float, set[str]] = (0, 0.0, set())
+        self._upload, self._uptake = Upload(), Uptake()
         self._refused_s = 0.0
-        self._offered_hash = ""
-        """Of the version the ranks were offered last; a newer one may be installed by now."""
-        self._fresh_bytes = 0
-        self._refreshed = False
         self._over = ""
         self._asked_to_stop = ""
 
@@ -245,17 +242,7 @@ class Client:
         assert self._replica
         self._replica.taken()
         self._feed(machine.Taken(version))
-        self._journal.emit(
-            journal.VersionApplied(
-                site=self._site,
-                version=version,
-                hash=self._offered_hash,
-                delay_steps=delay_steps,
-                bytes_down=self._fresh_bytes,
-                refresh=self._refreshed,
-            )
-        )
-        self._fresh_bytes, self._refreshed = 0, False
+        self._journal.emit(self._uptake.taken(self._site, version, delay_steps))
 
     # ---- the wire
 
@@ -274,11 +261,9 @@ class Client:
             self._feed(machine.VersionArrived(ready.version, ready.base, self._clock.now_s() - started_s))
 
     def _sent(self, key: str) -> None:
-        seq, started_s, waiting = self._upload
-        waiting.discard(key)
-        if seq and not waiting:
-            self._upload = (0, 0.0, set())
-            self._feed(machine.Uploaded(seq, self._clock.now_s() - started_s))
+        duration_s = self._upload.sent(key, self._clock.now_s())
+        if duration_s is not None:
+            self._feed(machine.Uploaded(self._upload.seq, duration_s))
 
     # ---- actions
 
@@ -295,11 +280,8 @@ class Client:
         assert self._replica
         peer = self.peers[action.server]
         fragments = action.contribution.fragments
-        self._upload = (
-            action.contribution.seq,
-            self._clock.now_s(),
-            {fragment.key for fragment in fragments},
-        )
+        keys = {fragment.key for fragment in fragments}
+        self._upload = Upload(action.contribution.seq, self._clock.now_s(), keys)
         for fragment, payload in zip(fragments, self._replica.payloads, strict=True):
             peer.put(fragment.key, payload.data)
         peer.send(messages.encode(messages.Commit(contribution=action.contribution)))
@@ -313,8 +295,7 @@ class Client:
         ready = action.ready
         payloads = self._arrivals.take(ready)
         digest = self._replica.install(payloads, full=ready.base < 0)
-        self._fresh_bytes += sum(payload.size for payload in payloads)
-        self._refreshed = self._refreshed or ready.base < 0
+        self._uptake.installed(sum(payload.size for payload in payloads), full=ready.base < 0)
         self._feed(machine.Installed(ready.version, digest))
 
     def _do_offer(self, action: machine.OfferBase) -> None:
@@ -322,7 +303,7 @@ class Client:
         assert self._state
         assert self._state.version == action.version
         self._replica.offer(action.minus)
-        self._offered_hash = self._state.hash
+        self._uptake.offered_hash = self._state.hash
         self._ranks.say(bridge.BaseReady(action.version, action.pushes_seen, action.reset, action.moments))
 
     def _do_tell_start(self, action: machine.TellStart) -> None:
