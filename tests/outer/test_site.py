@@ -3,6 +3,7 @@
 import socket
 import threading
 import time
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -11,6 +12,9 @@ import torch
 from isthmus.errors import IsthmusError
 from isthmus.outer import bridge
 from isthmus.outer.site import Site, SiteJob
+from isthmus.outer.site_entry import Entry
+from isthmus.outer.site_state import SiteState, Stand
+from isthmus.outer.site_talk import Talk
 
 
 class Client:
@@ -144,7 +148,7 @@ def heard_by(site: Site, what):
     deadline = time.monotonic() + 30.0
     while not what():
         assert time.monotonic() < deadline
-        site._look(0.1)
+        site._talk.look(0.1)
 
 
 def test_it_starts_from_the_published_parameters(bench):
@@ -157,7 +161,7 @@ def test_it_starts_from_the_published_parameters(bench):
 def test_a_site_that_waits_long_for_its_server_says_so(bench, monkeypatch, caplog):
     bench.join(build())
     assert not caplog.records
-    monkeypatch.setattr("isthmus.outer.site._START_QUIET_S", -1.0)
+    monkeypatch.setattr("isthmus.outer.site_talk._START_QUIET_S", -1.0)
     bench.join(build())
     assert "no word from the parameter server" in caplog.text
 
@@ -441,3 +445,13 @@ def test_leaving_when_the_client_is_gone_is_no_error(bench):
     site.step(tokens=5)
     client.close()
     site.leave("checkpoint", timeout_s=1.0)
+
+
+@pytest.mark.parametrize(("stands_at", "reset"), [(4, True), (5, False)])
+def test_moments_that_a_step_has_reset_are_not_reset_again_by_a_successor(stands_at, reset):
+    """The rank 0 before it told of the reset with the order for step 5, and left no note of that."""
+    talk = Talk("", "", SiteState(step=stands_at))
+    entry = Entry(talk, cast(Any, None), cast(Any, None), SiteJob(), stand=None, client=None)
+    note = SiteState(step=4, ranges=[(0, 16)], reset=True)
+    assert entry._recall(note, [], Stand(step=stands_at, samples=((0, 8),), resume=True))
+    assert talk.state.reset == reset

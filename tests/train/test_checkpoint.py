@@ -19,6 +19,7 @@ from isthmus.train.checkpoint import (
     CheckpointWriter,
     Facts,
     Saved,
+    drop_after,
     load_newest,
     prune,
     write_checkpoint,
@@ -180,6 +181,15 @@ def test_pruning_keeps_the_newest_and_clears_what_a_crash_left():
     names = store.list(FOLDER)
     assert [name[:14] for name in names] == ["step-000000004"] * 2 + ["step-000000005"] * 2
     assert [Path(name).suffix for name in names] == [".safetensors", ".json"] * 2
+
+
+def test_what_a_roll_back_dropped_does_not_come_back_after_power_loss():
+    for seed in range(20):
+        store = MemoryStore(seed=seed)
+        for step in (1, 2, 3):
+            write(store, step)
+        drop_after(store, FOLDER, 1)
+        assert check(store.after_power_loss()) == 1
 
 
 def test_nothing_is_pruned_by_a_manifest_that_cannot_be_read():

@@ -16,7 +16,7 @@ from isthmus.train.checkpoint import load_newest
 from isthmus.train.feed import Done, Idle, LocalFeed, Offer, StepStats, Work
 from isthmus.train.learner import MAX_LOST_STEPS
 from isthmus.train.loop import build_learner
-from isthmus.train.standing import Position, Standing, take_state
+from isthmus.train.standing import Position, Standing, TornError, take_state
 
 
 def test_the_loss_falls_and_every_step_is_told(runner):
@@ -255,6 +255,26 @@ def test_evaluations_come_by_the_clock_and_at_the_end(runner):
     assert [event.step for event in runner.events(events.EvalDone)] == [*range(12), 12]
 
 
+class _AskedAtTheEnd(LocalFeed):
+    """The signal comes when the run's last order is given."""
+
+    def __init__(self, runner):
+        super().__init__(96)
+        self._runner = runner
+
+    def next(self, num_sequences):
+        offer = super().next(num_sequences)
+        if isinstance(offer.task, Done):
+            self._runner.leave.ask("SIGTERM")
+        return offer
+
+
+def test_asked_to_leave_as_the_run_ends_it_still_ends_well(runner):
+    runner.open_feed = lambda learner: _AskedAtTheEnd(runner)
+    assert runner.train().reason == "budget"
+    assert runner.events(events.CheckpointSaved)[-1].step == 12
+
+
 class _Cut(SoloCollective):
     """A group of two whose root dies after it has sent a few tensors."""
 
@@ -280,3 +300,37 @@ def test_a_rank_whose_donor_dies_as_it_copies_has_no_state(runner, is_even):
     with pytest.raises(GroupBrokenError):
         take_state(group, learner, standing, 0, is_even=is_even)
     assert standing.held_step == (7 if is_even else -1)
+
+
+class _Flipped(SoloCollective):
+    """A group of two: what comes from the root has one bit more, in a tensor of the moments."""
+
+    world_size = 2
+    rank = 1
+
+    def __init__(self, told: bytes, tensors: int):
+        self._told, self._left = told, tensors
+
+    def broadcast_(self, tensor, root=0):
+        self._left -= 1
+        if not self._left:
+            tensor.view(-1)[-1:].view(torch.int32).bitwise_xor_(1)
+
+    def share_bytes(self, data, root=0):
+        self._told = self._told or data
+        return self._told
+
+
+@pytest.mark.parametrize("is_even", [True, False])
+def test_a_rank_that_took_in_a_flipped_bit_has_no_state(runner, is_even):
+    """Also where it stood at the same step before: that state is written over."""
+    learner = build_learner(runner.job(), SoloCollective())
+    standing = Standing(Position(step=7), has_state=True)
+    learner.group = learner._parallel._group = sound = _Flipped(b"", tensors=-1)
+    take_state(sound, learner, standing, 0, is_even=is_even)
+    assert standing.held_step == 7
+    sent = -1 - sound._left
+    learner.group = learner._parallel._group = flipped = _Flipped(sound._told, tensors=sent)
+    with pytest.raises(TornError):
+        take_state(flipped, learner, standing, 0, is_even=is_even)
+    assert standing.held_step == -1

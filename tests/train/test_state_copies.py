@@ -3,16 +3,19 @@
 import os
 import signal
 import tempfile
+import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
+from isthmus.comm.collective import GroupBrokenError
 from isthmus.comm.local import run_ranks
 from isthmus.errors import CheckFailedError, StorageError
 from isthmus.journal import events
-from isthmus.train import state_copies
-from isthmus.train.checkpoint import CHECKPOINTS
+from isthmus.train import checkpoint, loop, state_copies
+from isthmus.train.checkpoint import CHECKPOINTS, drop_after
 from isthmus.train.feed import LocalFeed, StepStats
 from isthmus.train.peer_copy import PeerCopy
 
@@ -190,6 +193,51 @@ def test_the_newest_of_copy_and_checkpoint_counts(kept):
     assert 0 < step <= 6
     assert "json" in notes(runner)[0] or "safetensors" in notes(runner)[0]
     assert told(runner) == dict(enumerate(expected, 1))
+
+
+def test_a_roll_back_comes_after_the_checkpoint_that_is_being_written(kept, live, monkeypatch):
+    """The group breaks after step 5 and is to go on from step 4, with a checkpoint not written yet."""
+    expected, runner = kept
+    runner.with_spec(checkpoint_every=1e-6).keeping = RolledBack(live, to_step=4)
+    runner.open_feed = lambda learner: BreaksAfter(5, runner.keeping)
+    write, writing = checkpoint.write_checkpoint, []
+
+    def late(*args):
+        time.sleep(0.3)
+        return write(*args)
+
+    def drop(*args):
+        writing.extend(thread for thread in threading.enumerate() if thread.name == "checkpoint")
+        runner.keeping.drops += 1
+        drop_after(*args)
+
+    monkeypatch.setattr(checkpoint, "write_checkpoint", late)
+    monkeypatch.setattr(loop, "drop_after", drop)
+    assert runner.train().reason == "budget"
+    assert (runner.keeping.drops, writing) == (1, [])
+    assert [step for step, _ in runner.keeping.joins] == [0, 4]
+    assert told(runner) == dict(enumerate(expected, 1))
+
+
+class RolledBack(Keeping):
+    def __init__(self, memory: Path, to_step: int):
+        super().__init__(memory)
+        self._to_step = to_step
+        self.broke, self.drops = False, 0
+
+    def rejoin(self, error, step):
+        self.broke, self.at_most_step = True, self._to_step
+
+
+class BreaksAfter(LocalFeed):
+    def __init__(self, step: int, keeping: RolledBack):
+        super().__init__(96)
+        self._step, self._keeping = step, keeping
+
+    def next(self, num_sequences):
+        if self.cursor == 8 * self._step and not self._keeping.broke:
+            raise GroupBrokenError("a rank is gone")
+        return super().next(num_sequences)
 
 
 def test_a_joined_site_does_not_tell_the_last_step_again(kept):

@@ -15,8 +15,7 @@ import numpy as np
 import pytest
 import torch
 
-from isthmus.outer import bridge, messages
-from isthmus.outer import site as site_module
+from isthmus.outer import bridge, messages, site_boundary
 from isthmus.outer.client_events import Blob, Dialled, Heard
 from isthmus.outer.client_executor import REPLACE_S, Client
 from isthmus.outer.member import state as machine
@@ -234,7 +233,7 @@ class World:
         self.successor = False
         self.ending = False
         monkeypatch.setattr(bridge.Line, "dial", self.dial)
-        monkeypatch.setattr(site_module, "Exchange", self.exchange())
+        monkeypatch.setattr(site_boundary, "Exchange", self.exchange())
         self.client_takes(machine.LinkUp("primary"))
 
     def exchange(self):
@@ -396,7 +395,7 @@ def test_where_the_client_has_no_note_the_ranks_start_over(world):
 def test_ranks_that_stand_elsewhere_start_over(world):
     """As after a checkpoint: the note is of a step that nobody stands near."""
     found = world(late=1)
-    recall = found.client._recall
+    recall = found.client._ranks.recall
     assert [recall.answer(STEPS + ahead) is not None for ahead in range(-2, 3)] == [
         False,
         True,
@@ -428,7 +427,7 @@ def test_a_site_asked_to_leave_does_not_wait_for_another_rank_0(tmp_path, monkey
     world.client_takes(Heard(world.far, None))
     world.client.stop("checkpoint")
     monkeypatch.setattr("isthmus.outer.client_executor.TICK_S", 0.01)
-    world.client._sampled_s = 1e12
+    world.client._links.sampled_s = 1e12
     assert world.client.run([FakeSession()]) == "checkpoint"
     assert world.server.lost
 

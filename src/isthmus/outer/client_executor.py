@@ -2,7 +2,6 @@
 the actions out. NumPy only.
 """
 
-import contextlib
 import queue
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,17 +18,17 @@ from isthmus.journal.writer import Journal
 from isthmus.outer import bridge, member, messages
 from isthmus.outer.arrivals import Arrivals
 from isthmus.outer.client_events import Blob, Dialled, Heard, Sent
+from isthmus.outer.client_links import Links
 from isthmus.outer.client_memory import Memory
+from isthmus.outer.client_ranks import Ranks
+from isthmus.outer.client_traffic import Upload, Uptake
 from isthmus.outer.member import state as machine
-from isthmus.outer.recall import Recall
 from isthmus.outer.replica import Replica
 from isthmus.outer.seeding import seed_key
-from isthmus.wire.line import LineClosedError
 from isthmus.wire.transport import Peer, Session
 
 TICK_S = 1.0
 QUEUE_SIZE = 10_000
-LINK_SAMPLE_S = 2.0
 REFUSAL_S = 60.0
 """How long the ranks of a refused site have to come and hear of it."""
 REPLACE_S = 120.0
@@ -45,38 +44,27 @@ class Client:
         self._queue: queue.Queue[Any] = queue.Queue(QUEUE_SIZE)
         self._memory = Memory(folder, self._clock)
         self._state: machine.MemberState | None = None
-        self._line: bridge.Line | None = None
-        self._attended = False
-        """The ranks on this line have attached."""
-        self._alone_s: float | None = None
-        """Since when there is no rank 0, while one is awaited in its place."""
-        self._recall = Recall()
-        self._vectors: bridge.Vectors | None = None
+        self._ranks = Ranks()
+        self._links = Links(site, log, self._clock)
         self._replica: Replica | None = None
-        self._attach: bridge.Attach | None = None
         self._early: list[machine.AnyEvent] = []
         self._arrivals = Arrivals()
-        self._upload: tuple[int, float, set[str]] = (0, 0.0, set())
+        self._upload, self._uptake = Upload(), Uptake()
         self._refused_s = 0.0
-        self._told_line: bridge.Line | None = None
-        """The ranks that know of the refusal."""
-        self._offered_hash = ""
-        """Of the version the ranks were offered last; a newer one may be installed by now."""
-        self._fresh_bytes = 0
-        self._refreshed = False
-        self._sampled_s = 0.0
         self._over = ""
         self._asked_to_stop = ""
-        self.peers: dict[str, Peer] = {}
+
+    @property
+    def peers(self) -> dict[str, Peer]:
+        """The servers that were reached, by address."""
+        return self._links.peers
 
     def put(self, event: Any) -> None:
         self._queue.put(event, timeout=60)
 
     def note_link(self, server: str, reason: str) -> None:
         if not self._over:
-            self._journal.emit(
-                journal.Fault(subject=f"link/{self._site}", kind="link_down", detail=f"{server}: {reason}")
-            )
+            self._links.note_down(server, reason)
 
     def stop(self, reason: str) -> None:
         """Asks the site to leave. Safe in a signal handler, as putting into the queue is not."""
@@ -94,29 +82,25 @@ class Client:
                 event = machine.Tick(self._clock.now_s())
             self._take(event)
             if self._asked_to_stop:
-                if self._alone_s is not None:
+                if self._ranks.awaited:
                     self._ranks_gone()
                 self._feed(machine.StopAsked(self._asked_to_stop))
                 self._asked_to_stop = ""
             self._drive()
-            self._sample_links()
+            self._links.sample()
         return self._over
 
     def _refused(self, error: AuthError) -> None:
         """No server will ever have us: the ranks hear why, once they are there, and end; then this raises."""
         if not self._refused_s:
             self._refused_s = self._clock.now_s()
-        if self._line and self._told_line is not self._line:
-            self._told_line = self._line
-            self._tell(bridge.Refused(error.message, error.hint or ""))
-        told = self._told_line is not None and self._line is None
-        if told or self._clock.now_s() > self._refused_s + REFUSAL_S:
+        if self._ranks.refused(error) or self._clock.now_s() > self._refused_s + REFUSAL_S:
             raise error
 
     def _take(self, event: Any) -> None:
         match event:
             case InputError():
-                self._tell(bridge.Refused(event.message, event.hint or ""))
+                self._ranks.tell(bridge.Refused(event.message, event.hint or ""))
                 raise event
             case Blob(key=key, payload=payload):
                 self._arrivals.add(key, payload)
@@ -125,9 +109,9 @@ class Client:
                 self._sent(key)
             case Dialled(line=line):
                 self._hung_up()
-                self._line = line
+                self._ranks.dialled(line)
             case Heard(line=line, message=message):
-                if line is self._line:
+                if self._ranks.speak_on(line):
                     self._hear(message)
             case machine.Received(server=server, message=messages.SeedWanted()):
                 self._seed(server)
@@ -154,7 +138,7 @@ class Client:
     def _drive(self) -> None:
         if self._state is None:
             return
-        if self._alone_s is not None and self._clock.now_s() > self._alone_s + REPLACE_S:
+        if self._ranks.awaited_s(self._clock.now_s()) > REPLACE_S:
             self._ranks_gone()
         self._feed(machine.Tick(self._clock.now_s()))
         while actions := member.plan(self._state):
@@ -187,12 +171,12 @@ class Client:
             case bridge.SnapshotReady():
                 self._ready()
             case bridge.Noted(note=note):
-                self._recall.noted(note)
+                self._ranks.noted(note)
             case bridge.Pushed(ranges=ranges, tokens=tokens, group_tokens=groups, steps=steps, step_s=step_s):
-                self._recall.noted(message.note)
+                self._ranks.noted(message.note)
                 self._feed(machine.Pushed(ranges, tokens, tuple(groups), steps, step_s))
             case bridge.Taken(version=version, delay_steps=delay):
-                self._recall.noted(message.note)
+                self._ranks.noted(message.note)
                 self._taken(version, delay)
             case bridge.Rate(step_s=step_s):
                 self._feed(machine.Rate(step_s))
@@ -201,56 +185,42 @@ class Client:
 
     def _hung_up(self) -> None:
         """Rank 0 died. If it left notes, the others may yet go on from there with another one."""
-        if self._line:
-            self._line.close()
-            self._line = None
-        self._attended = False
-        if self._recall.note is None or self._state is None or self._state.left:
+        has_note, state = self._ranks.hung_up(), self._state
+        if not has_note or state is None or state.left:
             self._ranks_gone()
-        elif self._alone_s is None and self._state.attached:
-            self._alone_s = self._clock.now_s()
+        elif state.attached:
+            self._ranks.await_another(self._clock.now_s())
 
     def _ranks_gone(self) -> None:
-        self._alone_s = None
-        self._recall = Recall()
+        self._ranks.forget()
         if self._state is not None and self._state.attached:
             self._feed(machine.RanksGone())
 
     def _attached(self, attach: bridge.Attach) -> None:
-        if self._attach is None:
-            self._attach = attach
-            self._arrivals.num_fragments = attach.layout.num_fragments
-            self._vectors = bridge.Vectors.make(attach.layout.size)
-        elif attach.layout.hash != self._attach.layout.hash:
-            self._tell(bridge.Refused("the restarted ranks build another model", "restart the site's client"))
+        if not self._ranks.admit(attach):
             return
-        assert self._vectors
-        if attach.resume and self._resumed(attach.step, str(self._vectors.path)):
+        self._arrivals.num_fragments = attach.layout.num_fragments
+        if attach.resume and self._resumed(attach.step):
             return
         self._ranks_gone()
-        self._recall = Recall(keeps=attach.step >= 0)
-        self._attended = True
-        self._tell(bridge.Attached(str(self._vectors.path)))
+        self._ranks.begin(keeps_notes=attach.step >= 0)
 
-    def _resumed(self, step: int, path: str) -> bool:
+    def _resumed(self, step: int) -> bool:
         """To the machine these are the ranks that it has known all along."""
-        answer = self._recall.answer(step)
-        if answer is None:
-            text = f"site {self._site}: no note of step {step}, its ranks start over from the last version"
-            self._journal.emit(journal.Note(level="warning", text=text))
-            return False
-        self._alone_s = None
-        self._attended = True
-        self._tell(bridge.Attached(path, *answer))
-        text = f"site {self._site}: another rank 0 goes on at step {step}"
-        self._journal.emit(journal.Note(level="info", text=text))
-        return True
+        resumed = self._ranks.resume(step)
+        level, text = (
+            ("info", f"another rank 0 goes on at step {step}")
+            if resumed
+            else ("warning", f"no note of step {step}, its ranks start over from the last version")
+        )
+        self._journal.emit(journal.Note(level=level, text=f"site {self._site}: {text}"))
+        return resumed
 
     def _ready(self) -> None:
         """The ranks' initial weights are in the snapshot: now this site can say what it is."""
-        assert self._attach
+        assert self._ranks.attach
         if self._state is None:
-            attach = self._attach
+            attach = self._ranks.attach
             self._state = machine.MemberState(
                 site=self._site,
                 incarnation=self._memory.kept.incarnation,
@@ -272,40 +242,18 @@ class Client:
         assert self._replica
         self._replica.taken()
         self._feed(machine.Taken(version))
-        self._journal.emit(
-            journal.VersionApplied(
-                site=self._site,
-                version=version,
-                hash=self._offered_hash,
-                delay_steps=delay_steps,
-                bytes_down=self._fresh_bytes,
-                refresh=self._refreshed,
-            )
-        )
-        self._fresh_bytes, self._refreshed = 0, False
-
-    def _say(self, message: bridge.LocalMessage) -> None:
-        """What the machine has for its ranks: kept until they note that they have heard it."""
-        self._recall.told(message)
-        if self._attended:
-            self._tell(message)
-
-    def _tell(self, message: bridge.LocalMessage) -> None:
-        """Ranks that are gone hear nothing; the line's own thread tells that they are."""
-        if self._line:
-            with contextlib.suppress(LineClosedError):
-                self._line.send(message)
+        self._journal.emit(self._uptake.taken(self._site, version, delay_steps))
 
     # ---- the wire
 
     def _seed(self, server: str) -> None:
         """The server has no weights yet: send those in the snapshot vector, in full."""
-        assert self._attach
-        assert self._vectors
+        assert self._ranks.attach
+        assert self._ranks.vectors
         peer = self.peers[server]
-        for index, view in enumerate(self._attach.layout.views(self._vectors.snapshot)):
+        for index, view in enumerate(self._ranks.attach.layout.views(self._ranks.vectors.snapshot)):
             peer.put(seed_key(index), view.view(np.uint8).data)
-        peer.send(messages.encode(messages.Seed(layout=msgspec.msgpack.encode(self._attach.layout))))
+        peer.send(messages.encode(messages.Seed(layout=msgspec.msgpack.encode(self._ranks.attach.layout))))
 
     def _check_versions(self) -> None:
         """Tells the machine of announced versions whose fragments are all here."""
@@ -313,31 +261,9 @@ class Client:
             self._feed(machine.VersionArrived(ready.version, ready.base, self._clock.now_s() - started_s))
 
     def _sent(self, key: str) -> None:
-        seq, started_s, waiting = self._upload
-        waiting.discard(key)
-        if seq and not waiting:
-            self._upload = (0, 0.0, set())
-            self._feed(machine.Uploaded(seq, self._clock.now_s() - started_s))
-
-    def _sample_links(self) -> None:
-        if self._clock.now_s() - self._sampled_s < LINK_SAMPLE_S:
-            return
-        self._sampled_s = self._clock.now_s()
-        for server, peer in list(self.peers.items()):
-            stats = peer.stats()
-            self._journal.emit(
-                journal.LinkSample(
-                    site=self._site,
-                    bytes_up=stats.bytes_up,
-                    bytes_down=stats.bytes_down,
-                    rtt_s=stats.rtt_s,
-                    up_bps=stats.up_bps,
-                    down_bps=stats.down_bps,
-                    resent_chunks=stats.resent_chunks,
-                    connected=peer.up,
-                    server=server,
-                )
-            )
+        duration_s = self._upload.sent(key, self._clock.now_s())
+        if duration_s is not None:
+            self._feed(machine.Uploaded(self._upload.seq, duration_s))
 
     # ---- actions
 
@@ -354,11 +280,8 @@ class Client:
         assert self._replica
         peer = self.peers[action.server]
         fragments = action.contribution.fragments
-        self._upload = (
-            action.contribution.seq,
-            self._clock.now_s(),
-            {fragment.key for fragment in fragments},
-        )
+        keys = {fragment.key for fragment in fragments}
+        self._upload = Upload(action.contribution.seq, self._clock.now_s(), keys)
         for fragment, payload in zip(fragments, self._replica.payloads, strict=True):
             peer.put(fragment.key, payload.data)
         peer.send(messages.encode(messages.Commit(contribution=action.contribution)))
@@ -372,8 +295,7 @@ class Client:
         ready = action.ready
         payloads = self._arrivals.take(ready)
         digest = self._replica.install(payloads, full=ready.base < 0)
-        self._fresh_bytes += sum(payload.size for payload in payloads)
-        self._refreshed = self._refreshed or ready.base < 0
+        self._uptake.installed(sum(payload.size for payload in payloads), full=ready.base < 0)
         self._feed(machine.Installed(ready.version, digest))
 
     def _do_offer(self, action: machine.OfferBase) -> None:
@@ -381,33 +303,39 @@ class Client:
         assert self._state
         assert self._state.version == action.version
         self._replica.offer(action.minus)
-        self._offered_hash = self._state.hash
-        self._say(bridge.BaseReady(action.version, action.pushes_seen, action.reset, action.moments))
+        self._uptake.offered_hash = self._state.hash
+        self._ranks.say(bridge.BaseReady(action.version, action.pushes_seen, action.reset, action.moments))
 
     def _do_tell_start(self, action: machine.TellStart) -> None:
-        assert self._attach
-        assert self._vectors
+        assert self._ranks.attach
+        assert self._ranks.vectors
         terms = action.terms
         if self._replica is None:
             self._replica = Replica(
-                self._attach.layout, self._vectors, terms.codec, terms.down_codec, terms.block_size
+                self._ranks.attach.layout,
+                self._ranks.vectors,
+                terms.codec,
+                terms.down_codec,
+                terms.block_size,
             )
-        self._say(bridge.Started(terms.mode == "strict", terms.inner_steps, terms.delay, action.may_push))
+        self._ranks.say(
+            bridge.Started(terms.mode == "strict", terms.inner_steps, terms.delay, action.may_push)
+        )
 
     def _do_give_work(self, action: machine.GiveWork) -> None:
-        self._say(bridge.Granted(action.ranges))
+        self._ranks.say(bridge.Granted(action.ranges))
 
     def _do_tell_pace(self, action: machine.TellPace) -> None:
-        self._say(bridge.Pace(action.inner_steps))
+        self._ranks.say(bridge.Pace(action.inner_steps))
 
     def _do_tell_may_push(self, action: machine.TellMayPush) -> None:
-        self._say(bridge.MayPush())
+        self._ranks.say(bridge.MayPush())
 
     def _do_tell_stop(self, action: machine.TellStop) -> None:
-        self._say(bridge.Stop(action.reason))
+        self._ranks.say(bridge.Stop(action.reason))
 
     def _do_tell_refused(self, action: machine.TellRefused) -> None:
-        self._tell(bridge.Refused(action.reason, action.hint))
+        self._ranks.tell(bridge.Refused(action.reason, action.hint))
         self._over = f"refused: {action.reason}"
 
     def _do_persist_ballot(self, action: machine.PersistBallot) -> None:
@@ -418,10 +346,7 @@ class Client:
         self._over = action.reason
 
     def close(self) -> None:
-        if self._line:
-            self._line.close()
-        if self._vectors:
-            self._vectors.remove()
+        self._ranks.close()
 
 
 _EXECUTE: dict[type, Any] = {

@@ -67,6 +67,7 @@ class DataParallel:
         self._started = 0
         """Buckets whose all-reduce has started."""
         self._own_norms: list[Tensor] = []
+        self.own_norm = torch.zeros_like(self.own_norm)
         self._weight.zero_()
         if self._group.world_size > 1 and not self._buckets:
             self._buckets = _make_buckets(self._params, self._bucket_bytes)

@@ -138,11 +138,15 @@ def newest_step(store: Store, folder: Path) -> int:
 
 
 def drop_after(store: Store, folder: Path, step: int) -> None:
-    """Delete the checkpoints of later steps: the run goes back to before them. Damaged ones are left."""
+    """Delete the checkpoints of later steps for good: the run goes back to before. Leaves damaged ones."""
+    dropped = False
     for name in _manifests(store, folder):
         with contextlib.suppress(CorruptError):
             if _read_manifest(store, folder / name).facts.step > step:
                 store.delete(folder / name)
+                dropped = True
+    if dropped:
+        store.fsync(folder)
 
 
 def _manifests(store: Store, folder: Path) -> list[str]:

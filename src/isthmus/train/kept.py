@@ -95,13 +95,12 @@ class Kept:
         return self._next()
 
     def rejoin(self, error: UnreachableError, step: int) -> None:
-        """The group broke. Raises UnreachableError where there is no other one for this rank."""
+        """The group broke: waits for a place in the next one, and takes it."""
         assert self.form is not None
         self._step = step
         self.page.phase(Phase.REGROUP)
         self.line.say(Broken(self.form.generation, step, error.message))
-        if not self._next():
-            raise error
+        self._next()
 
     def _next(self) -> bool:
         while True:

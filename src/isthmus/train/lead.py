@@ -42,6 +42,8 @@ class Lead:
         self._standing = standing
         self._told_step = 0
         """The last step that the feed and the journal were told of."""
+        self.departed = False
+        """Leaving was asked in time: the checkpoint is written, the work handed in, and the run not done."""
         self._order: Order | None = None
         """Decided and not carried out yet: a group that broke meanwhile gets it again."""
         job = crew.job
@@ -157,6 +159,7 @@ class Lead:
 
     def _depart(self) -> Order:
         """The checkpoint goes first: handing in the work may take longer than there is time."""
+        self.departed = True
         self._writer.wait(self._leave.remaining_s)
         self._save()
         self._writer.wait(self._leave.remaining_s)
@@ -245,10 +248,19 @@ class Lead:
     def close(self) -> None:
         """After the last order: the last checkpoint, where leaving has not written it."""
         self._tell_experts(last=True)
-        if not self._leave.asked:
-            self._writer.wait(LAST_SAVE_S)
+        if not self.departed:
+            self._writer.wait(self._last_save_s)
             self._save()
-            self._writer.wait(LAST_SAVE_S)
+            self._writer.wait(self._last_save_s)
+
+    def abandon(self) -> None:
+        """What it stood on is gone. The checkpoint being written is finished before anything follows."""
+        self._writer.wait(LAST_SAVE_S)
+
+    @property
+    def _last_save_s(self) -> float:
+        """Who is asked to leave only now, at the end of the run, has less time for it."""
+        return self._leave.remaining_s if self._leave.asked else LAST_SAVE_S
 
     def _save(self) -> None:
         position, page = self._standing.position, self._learner.page

@@ -136,7 +136,7 @@ class Rank:
         rank 0's copy and its checkpoints, else rank 0, which has resumed.
         """
         group, held = self._crew.group, self._copies.held() if self._copies else None
-        self._lead = None  # what it stood on is gone
+        self._drop_lead()
         found = group.gather(held.step if held else -1)
         (donor,) = group.share([self._choose_donor(found) if group.rank == 0 else 0])
         if group.rank == donor == 0:
@@ -158,9 +158,15 @@ class Rank:
         if self._copies and bound >= 0:
             self._copies.drop_after(bound)
         if 0 <= bound < self.standing.position.step or (bound >= 0 and not self.standing.has_state):
-            self.standing.has_state, self._lead = False, None
+            self.standing.has_state = False
+            self._drop_lead()
             if self._crew.group.rank == 0:
                 drop_after(DiskStore(), self._crew.job.folder / CHECKPOINTS, bound)
+
+    def _drop_lead(self) -> None:
+        if self._lead:
+            self._lead.abandon()
+        self._lead = None
 
     def _new_lead(self, is_successor: bool, held: Held | None = None) -> Lead:
         lead = Lead(self._crew, self.standing)
@@ -235,7 +241,7 @@ class Rank:
         page.phase(Phase.CHECKPOINT)
         if self._lead:
             self._lead.close()
-            if self._finish and not self._crew.leave.asked:
+            if self._finish and not self._lead.departed:
                 self._finish()
         self._crew.group.barrier()
         if self._copies:

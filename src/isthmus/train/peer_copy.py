@@ -68,7 +68,8 @@ def layout_of(arrays: Arrays) -> Layout:
 
 def neighbour(rank: int, world_size: int, ranks_per_node: int) -> int:
     """The rank that keeps a copy of this one's shard: at the same place on the next node. Itself, where there
-    is one node. A last node with fewer ranks has its last one stand in for those it lacks.
+    is one node. A last node with fewer ranks has its last one stand in for those it lacks. For `shard_copies`
+    alone, which no run uses yet.
     """
     num_nodes = -(-world_size // ranks_per_node)
     node, place = divmod(rank, ranks_per_node)

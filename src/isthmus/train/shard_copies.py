@@ -1,7 +1,8 @@
 """Copies of state that no two ranks have alike: each rank's shard is in its own node's memory and, sent there
 beside training, in that of another node.
 
-With data parallelism alone every node has the whole state and nothing need be sent (`state_copies`).
+No run uses this: it is built and tested, and nothing is sharded yet. With data parallelism alone every node
+has the whole state and nothing need be sent (`state_copies`).
 """
 
 from collections.abc import Sequence

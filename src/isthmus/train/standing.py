@@ -9,10 +9,9 @@ from dataclasses import dataclass, field
 import msgspec
 
 from isthmus.comm.collective import Collective, GroupBrokenError
+from isthmus.parallel.bits import checksum
 from isthmus.train.feed import Work
 from isthmus.train.learner import Learner, StepResult
-
-_CHECK_PIECES = 1
 
 
 class TornError(GroupBrokenError):
@@ -89,7 +88,7 @@ def take_state(
     group: Collective, learner: Learner, standing: Standing, donor: int, *, is_even: bool = False
 ) -> None:
     """All ranks take the donor's model, moments and position. Raises TornError where what arrived is
-    not what was sent.
+    not what was sent: that rank has no state.
 
     A rank that is behind has no state until it has all of the donor's: its own is written over, and a donor
     that dies in between leaves a mixture.
@@ -97,11 +96,17 @@ def take_state(
     if not is_even:
         standing.has_state = False
     learner.take_from_root(moments=True, root=donor)
-    mine = _Told(standing.position, standing.last, learner.checksum(0, _CHECK_PIECES))
+    mine = _Told(standing.position, standing.last, _checksum(learner))
     data = group.share_bytes(msgspec.msgpack.encode(mine), donor)
     told = msgspec.msgpack.decode(data, type=_Told)
-    if learner.checksum(0, _CHECK_PIECES) != told.checksum:
+    if mine.checksum != told.checksum:
+        standing.has_state = False
         raise TornError(
             f"the state that came from rank {donor} does not match its checksum", where=f"rank {group.rank}"
         )
     standing.position, standing.last, standing.has_state = told.position, told.last, True
+
+
+def _checksum(learner: Learner) -> int:
+    """Of parameters and moments."""
+    return checksum(list(learner.tensors().values()), 0, 1)

@@ -72,7 +72,9 @@ class StateCopies:
         self._stage = _Pinned(crew.learner) if crew.learner.device != "cpu" else None
 
     def regrouped(self, group: Collective) -> None:
-        """Collective: the lowest rank of each node copies."""
+        """Collective: the lowest rank of each node copies. What was being copied is sealed, on all ranks."""
+        if self._stage is not None:
+            self._stage.wait()
         node = xxhash.xxh3_64_intdigest(f"{_boot_id()} {self._folder}".encode()) >> 1
         self._writes = group.gather(node).index(node) == group.rank and not self._off
         self._every = EVERY_ALONE if group.world_size == 1 else EVERY_SHARED
@@ -85,12 +87,13 @@ class StateCopies:
         return Held(msgspec.msgpack.decode(found.facts, type=CopyFacts), found)
 
     def resumed(self, step: int) -> int:
-        """Training goes on from there. Returns how many steps after it were done, as far as this node
-        remembers: they are done again.
+        """Training goes on from there: copies of later steps no longer count. Returns how many steps after it
+        were done, as far as this node remembers: they are done again.
         """
         if not self._writes:
             return 0
         lost_steps = max(0, self._copy.last_done() - step)
+        self._copy.drop_after(step)
         self._copy.done(step)
         return lost_steps
 
