@@ -13,6 +13,7 @@ from torch import Tensor
 from isthmus.comm.collective import Collective
 from isthmus.comm.kept import KeptCollective
 from isthmus.faults.page import PageWriter, Phase
+from isthmus.heal.agree import agree
 from isthmus.heal.messages import Form, Leave
 from isthmus.live.average import average
 from isthmus.live.broken import is_of_the_group
@@ -215,12 +216,14 @@ class Keep:
         if 0 <= form.at_most_step < self._done:
             self._has_state = False
         self._group.form(form)
-        found = self._group.gather(self._done if self._has_state else -1)
-        furthest = max(found)
-        if furthest < 0 and self.rank == 0:
+        agreed = agree(self._group.gather(self._done if self._has_state else -1))
+        is_cold = agreed.step < 0
+        if is_cold and self.rank == 0:
             self._done, self.extra = self._resume(form.at_most_step)
-        if furthest < 0 or any(step != furthest for step in found):
-            self._take_state(found.index(furthest) if furthest >= 0 else 0)
+        if is_cold or agreed.behind:
+            donor = 0 if is_cold else agreed.donor
+            is_behind = self.rank != donor and (is_cold or self.rank in agreed.behind)
+            self._take_state(donor, is_behind)
         self._has_state = True
         self._page.regrouped(form.generation, self._done)
         self._page.phase(Phase.EVALUATE)
@@ -230,10 +233,11 @@ class Keep:
     def _resume(self, at_most_step: int) -> tuple[int, dict[str, Any]]:
         return self._saves.resume(self._carried, at_most_step) if self._saves else (0, self.extra)
 
-    def _take_state(self, donor: int) -> None:
+    def _take_state(self, donor: int, is_behind: bool) -> None:
+        """Who is behind has no state until all of the donor's is there; who is not receives the same bits."""
         mine = msgspec.json.encode(Told(self._done, self.extra, self._carried.about()))
         told = msgspec.json.decode(self._group.share_bytes(mine, donor), type=Told)
-        if self.rank != donor:
+        if is_behind:
             self._has_state = False
             self._carried.become(told.optimizers)
         self._carried.share(self._group, donor)
