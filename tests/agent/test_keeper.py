@@ -97,7 +97,9 @@ def keeper(tmp_path):
     hands = Hands(home, Brood())  # pyright: ignore[reportArgumentType]
     told: list[object] = []
     journal = SimpleNamespace(emit=told.append)
-    nothing = SimpleNamespace(descriptors=[], step=-1, mismatch=lambda ranks: None)
+    nothing = SimpleNamespace(
+        descriptors=[], step=-1, mismatch=lambda ranks: None, last_step=lambda ranks: -1
+    )
     site = Site("here", 3, tmp_path, 3, Policy(standbys=0))
     made = Keeper(site, journal, hands, nothing, nothing, nothing, Diagnoser(), nothing)  # pyright: ignore
     made.open()

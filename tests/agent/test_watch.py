@@ -29,6 +29,18 @@ def test_a_rank_that_still_waits_in_the_last_group_is_missed_in_the_new_one(tmp_
         watcher.close()
 
 
+def test_a_process_that_died_between_two_looks_has_left_how_far_it_came(tmp_path):
+    page = PageWriter(page_file(tmp_path, "local/1.0"))
+    page.regrouped(1, 5)
+    watcher, ranks = Watcher(tmp_path, tmp_path), {0: ("local/1.0", os.getpid())}
+    try:
+        watcher.look(ranks, 1)
+        page.end_step(17)
+        assert (watcher.step, watcher.last_step({0: ("local/1.0", 0)})) == (5, 17)
+    finally:
+        watcher.close()
+
+
 def test_a_disk_is_looked_at_once_in_a_while_and_tells_what_a_checkpoint_takes(tmp_path):
     (tmp_path / "checkpoints").mkdir()
     (tmp_path / "checkpoints" / "step-000000001-a.safetensors").write_bytes(bytes(10))

@@ -200,9 +200,10 @@ class Keeper:
 
     def _gone(self, exited: events.Exited) -> None:
         process, code = exited.process, exited.code
-        if code == -signal.SIGABRT and (odd := self.watcher.mismatch(self._ranks() | self._dead(process))):
+        ranks = self._ranks() | self._dead(process)
+        if code == -signal.SIGABRT and (odd := self.watcher.mismatch(ranks)):
             self._happened(events.Found(now_s=exited.now_s, finding=odd, generation=self.state.generation))
-        self._happened(events.Tick(now_s=exited.now_s, step=self.watcher.step))  # how far it had come
+        self._happened(events.Tick(now_s=exited.now_s, step=self.watcher.last_step(ranks)))
         before = self.state
         self._happened(exited)
         if died_by_itself(before, exited) and not self.state.ended:

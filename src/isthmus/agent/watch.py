@@ -16,7 +16,7 @@ from isthmus.faults.detect.readings import NodeFacts, Process, Readings
 from isthmus.faults.detect.wait_graph import wait_graph
 from isthmus.faults.detect.watch import Watch, WatchSettings
 from isthmus.faults.finding import Finding
-from isthmus.faults.page import PageReader, PageView, Phase, StateHash, StepRecord, page_file
+from isthmus.faults.page import PageReader, PageView, Peek, Phase, StateHash, StepRecord, page_file
 
 ANSWER_S = 2.0
 """From a new group's order to the first word of a process that was waiting for it."""
@@ -114,15 +114,24 @@ class Watcher:
         """
         if now_ns >= self._judged_ns + JUDGE_NS:
             return False
-        readers = [self._reader(process) for process, _ in ranks.values()]
-        peeks = [reader.peek() for reader in readers if reader]
-        self.step = max((peek.step for peek in peeks), default=-1)
+        peeks = self._peek(ranks)
         return len(peeks) == len(ranks) and all(
             peek.generation == self._generation
             and now_ns < peek.beat_ns + CALM_NS
             and (peek.nonfinite_step < 0 or peek.step > peek.nonfinite_step + 2)
             for peek in peeks
         )
+
+    def last_step(self, ranks: dict[int, tuple[str, int]]) -> int:
+        """Optimizer steps done, the highest on these pages now; a process that died has left its page."""
+        self._peek(ranks)
+        return self.step
+
+    def _peek(self, ranks: dict[int, tuple[str, int]]) -> list[Peek]:
+        readers = [self._reader(process) for process, _ in ranks.values()]
+        peeks = [reader.peek() for reader in readers if reader]
+        self.step = max((peek.step for peek in peeks), default=-1)
+        return peeks
 
     def _absent(self, here: dict[int, PageView], waiting: dict[int, PageView], now_s: float) -> list[int]:
         """Ranks that were told of the group and have not come while others have, though they had nothing else
