@@ -51,7 +51,7 @@ class Stage(msgspec.Struct, frozen=True):
 
 def run(quick: bool) -> list[Result]:
     kills, is_identical, step_s = killed(5 if quick else 20)
-    mine, theirs, stages = race(1 if quick else 3, step_s, never_s=20.0 if quick else 60.0)
+    mine, theirs, stages = race(1 if quick else 3, step_s, never_s=12.0 if quick else 60.0)
     return [*own_rows(kills, is_identical, theirs), versus(mine, theirs), *profile(stages)]
 
 

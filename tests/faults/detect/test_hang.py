@@ -78,6 +78,27 @@ def test_a_rank_with_the_interpreter_lock_held_is_called_so():
     assert "interpreter lock" in found[0].what
 
 
+def test_a_rank_whose_lock_is_held_inside_a_collective_is_named_though_it_waits_like_all():
+    detector, group = running()
+    for rank in group.ranks:
+        group.waits(rank, 41 if rank == 2 else 42)
+    group.set(2, pulse_s=2.0)
+    found = watch_for(detector, group, 3.0)
+    assert [(f.kind, f.rank) for f in found] == [("hang", 2)]
+    assert "interpreter lock held" in found[0].what
+    assert "ranks 0, 1, 3 wait for it" in found[0].what
+    assert watch_for(detector, group, 60.0) == []
+
+
+def test_where_every_lock_is_held_nobody_is_blamed():
+    detector, group = running()
+    for rank in group.ranks:
+        group.waits(rank, 41)
+        group.set(rank, pulse_s=2.0)
+    found = watch_for(detector, group, 60.0)
+    assert [(f.kind, f.rank) for f in found] == [("comm_error", None)]
+
+
 def test_what_was_found_is_over_once_the_rank_writes_again():
     detector, group = running()
     fall_asleep(group, 1)

@@ -1,7 +1,8 @@
 """Nobody goes on: who is it that the others wait for?
 
-A rank is blamed if it has written nothing for too long (`patience`), does not wait in a collective, is
-behind or level with all others that do not wait (`wait_graph`), and is not at something that may take long.
+A rank is blamed if it has written nothing for too long (`patience`), does not wait in a collective (unless
+it could not come out of one), is behind or level with all others that do not wait (`wait_graph`), and is not
+at something that may take long.
 How long is too long depends on what its process does: one that sleeps gets no further by itself; one that
 computes may, and gets the longer time, stretched by the share of a processor it was given; one that is
 stopped is known at once. On a node with fewer processors than before for those that want one, silence is
@@ -154,7 +155,7 @@ class HangDetector:
         caution = 3.0 if paused else 1.0
         late = [
             rank
-            for rank in graph.suspects
+            for rank in self._suspects(graph, here)
             if rank not in paused
             and self._quiet[rank].silent_s >= caution * self._bound_s(rank, readings)
             and self._group_s() >= 0.5 * self._quiet[rank].silent_s
@@ -178,10 +179,17 @@ class HangDetector:
         for rank in late:
             kind: FaultClass = "dataloader_hang" if here[rank].phase == Phase.LOAD else "hang"
             what = self._words(rank, here)
-            if graph.victims:
-                what += f"; ranks {_list(graph.victims)} wait for it in collective {graph.sequence}"
+            if victims := [rank for rank in graph.victims if rank not in late]:
+                what += f"; ranks {_list(victims)} wait for it in collective {graph.sequence}"
             found += self._begin(rank, now_s, here[rank], kind, what)
         return found
+
+    def _suspects(self, graph: WaitGraph, here: dict[int, PageView]) -> tuple[int, ...]:
+        """Where all wait, those that do not come out of a collective as their interpreter lock is held."""
+        if graph.suspects:
+            return graph.suspects
+        held = tuple(rank for rank in graph.victims if self._quiet[rank].locked)
+        return held if len(held) < len(here) else ()
 
     def _all_wait(
         self, now_s: float, graph: WaitGraph, here: dict[int, PageView], readings: Readings
