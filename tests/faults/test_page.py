@@ -33,6 +33,12 @@ def test_a_fresh_page_is_at_the_start(path):
     assert PageReader(path).states(-1) == []
 
 
+def test_what_a_rank_takes_of_its_chip(path):
+    PageWriter(path).memory(3 << 30, 70 << 30)
+    view = PageReader(path).read()
+    assert (view.memory, view.memory_limit) == (3 << 30, 70 << 30)
+
+
 def test_without_a_path_it_is_this_process_alone():
     page = PageWriter()
     page.end_step(1)

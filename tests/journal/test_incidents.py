@@ -149,6 +149,15 @@ def test_a_diagnosis_of_the_site_goes_to_what_its_ranks_have_open():
     assert [incident.fault_class for incident in view.incidents] == ["", "ecc"]
 
 
+def test_a_link_that_gets_worse_is_an_incident_until_its_client_tells_that_it_is_over():
+    worse = fault(9.0, "link/jinan", "network_degraded", source="site/jinan")
+    (open_,) = fold([step(1, 1.0), worse]).incidents
+    assert open_.is_open
+    over = e.Recovered(wall_s=99.0, subject="link/jinan", kind="network_degraded", after_s=90.0)
+    (closed,) = fold([step(1, 1.0), worse, over]).incidents
+    assert (closed.is_open, closed.lane, closed.resumed_s) == (False, "jinan", 99.0)
+
+
 def test_a_diagnosis_or_a_heal_without_a_fault_is_an_incident():
     (incident,) = fold([diagnosed(10.0)]).incidents
     assert incident.is_open

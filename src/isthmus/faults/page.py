@@ -39,7 +39,7 @@ __all__ = [
 
 (
     _MAGIC, _PID, _GENERATION, _STEP, _PHASE, _PHASE_NS, _STEP_NS, _ISSUED, _WAITING, _FINISHED,
-    _WAIT_SINCE_NS, _MEMORY, _LEFT, _NONFINITE_STEP, _HASH_STEP, _BEAT_NS, _PULSE_NS,
+    _WAIT_SINCE_NS, _MEMORY, _LEFT, _NONFINITE_STEP, _HASH_STEP, _BEAT_NS, _PULSE_NS, _MEMORY_LIMIT,
 ) = (int(word) for word in Word)  # fmt: skip
 _PRESENT, _WORD = struct.Struct(f"{RECORDS}q"), struct.Struct("q")
 _PHASES = tuple(Phase)
@@ -192,9 +192,10 @@ class PageWriter:
         words[at + 3] = step ^ piece ^ value ^ MAGIC
         words[at] = words[_HASH_STEP] = step
 
-    def memory(self, used: int) -> None:
-        """Bytes of the device in use."""
+    def memory(self, used: int, limit: int) -> None:
+        """Bytes of the device that this process's tensors take, and that they could take; 0: not known."""
         self._words[_MEMORY] = used
+        self._words[_MEMORY_LIMIT] = limit
 
     def pulse(self) -> None:
         """From a thread beside the main one, a few times a second: as long as it comes, the interpreter lock
@@ -268,6 +269,7 @@ class PageReader:
             waiting_s=since(_WAIT_SINCE_NS) if waiting else 0.0,
             finished=words[_FINISHED],
             memory=words[_MEMORY],
+            memory_limit=words[_MEMORY_LIMIT],
             left=bool(words[_LEFT]),
             nonfinite_step=words[_NONFINITE_STEP],
             hash_step=words[_HASH_STEP] if words[_HASH_STEP] == hash_step_since else -1,

@@ -73,6 +73,9 @@ class PageView(msgspec.Struct, frozen=True, kw_only=True):
     waiting_s: float
     finished: int
     memory: int
+    """Bytes of the device that its tensors take."""
+    memory_limit: int = 0
+    """That they could take; 0: not known."""
     left: bool
     nonfinite_step: int
     """-1: none."""

@@ -8,6 +8,8 @@ from isthmus.journal.incidents import CONDITIONS, UNKNOWN, Incident, is_rank, is
 LASTING = ("_died", "_down", "_left", "_full")
 """Ends of the kinds of faults that last until they are recovered from; others are moments, unless an agent
 tells of them."""
+OF_LINKS = frozenset({"config", "network_degraded"})
+"""Conditions that a client tells of, and when they are over."""
 FLAP_S = 2.0
 """Trouble that is back within this time is shown as one."""
 LATE_S = 60.0
@@ -23,7 +25,7 @@ Changes = list[tuple[Incident | None, Incident]]
 
 def after_fault(kept: tuple[Incident, ...], event: events.Fault, lane: str) -> Changes:
     """A lasting fault, and any that an agent tells of, opens an incident, or belongs to one that is there."""
-    lasts = event.kind.endswith(LASTING)
+    lasts = event.kind.endswith(LASTING) or event.kind in OF_LINKS
     if not lasts and not site_of_agent(event.source):
         return []
     new = Incident(

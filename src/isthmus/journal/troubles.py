@@ -6,7 +6,7 @@ from msgspec.structs import replace
 
 from isthmus.journal import events, incident_changes, incidents
 from isthmus.journal.events import AnyEvent
-from isthmus.journal.incident_changes import FLAP_S, LASTING
+from isthmus.journal.incident_changes import FLAP_S, LASTING, OF_LINKS
 from isthmus.journal.steps import after_outage
 from isthmus.journal.view import KEPT, Epoch, RunView, Span, site_of, with_site
 
@@ -27,7 +27,7 @@ def open_span(view: RunView, event: AnyEvent, subject: str, kind: str, detail: s
     lane = lane_of(view, subject)
     if any(span.end_s is None and (span.lane, span.kind) == (lane, kind) for span in view.spans):
         return view
-    lasts = kind.endswith(LASTING)
+    lasts = kind.endswith(LASTING) or kind in OF_LINKS
     for i, span in enumerate(view.spans):
         flaps = lasts and span.end_s is not None and event.wall_s - span.end_s < FLAP_S
         if flaps and (span.lane, span.kind) == (lane, kind):

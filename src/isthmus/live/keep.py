@@ -22,6 +22,7 @@ from isthmus.live.retry import Before, Stepped
 from isthmus.live.saves import Saves
 from isthmus.live.state import About, Carried
 from isthmus.parallel.bits import checksum
+from isthmus.train.memory import TOLD_EVERY, device_memory
 
 HASHED_PARTS = 64
 """The parameters are hashed part by part, one after each step: ranks that differ are found within as many."""
@@ -162,6 +163,8 @@ class Keep:
         if not math.isfinite(norm):
             page.nonfinite()
         page.end_step(self._done)
+        if self._done % TOLD_EVERY == 0:
+            page.memory(*device_memory(self._carried.device))
         if self._norm is not None and self.world_size > 1:
             part = self._done % HASHED_PARTS
             page.hashed(self._done, part, checksum(self._carried.parameters, part, HASHED_PARTS))

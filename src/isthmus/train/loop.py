@@ -29,6 +29,7 @@ from isthmus.train.feed import Done, Feed, Start, Work
 from isthmus.train.job import Crew, Job, Outcome
 from isthmus.train.lead import Lead
 from isthmus.train.learner import Learner
+from isthmus.train.memory import TOLD_EVERY, device_memory
 from isthmus.train.orders import Order, share_order
 from isthmus.train.schedule import learning_rate
 from isthmus.train.standing import Standing, take_state
@@ -226,6 +227,8 @@ class Rank:
             self._copies.stepped(standing)
         step = standing.position.step
         page.end_step(step)
+        if step % TOLD_EVERY == 0:
+            page.memory(*device_memory(crew.learner.device))
         part = step % HASHED_PARTS
         page.hashed(step, part, crew.learner.checksum(part, HASHED_PARTS))
         self._outcome = replace(self._outcome, loss=result.loss)

@@ -1,11 +1,15 @@
-"""How this process's allocator treats memory that is freed."""
+"""Memory of this process: what its allocator does with freed blocks, and how much of a device it takes."""
 
 import ctypes
+
+import torch
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 _LARGEST_ON_HEAP = 32 << 20
 """Bytes; glibc takes no more. Larger blocks are still mapped afresh, and leave no holes in the heap."""
 _INT_MAX = 2**31 - 1
+TOLD_EVERY = 16
+"""Steps: asking a driver takes up to a millisecond, and a leak takes minutes."""
 
 
 def keep_freed_memory() -> bool:
@@ -19,3 +23,18 @@ def keep_freed_memory() -> bool:
     except (OSError, AttributeError):
         return False
     return bool(mallopt(_M_MMAP_THRESHOLD, _LARGEST_ON_HEAP)) and bool(mallopt(_M_TRIM_THRESHOLD, _INT_MAX))
+
+
+def device_memory(device: torch.device | str) -> tuple[int, int]:
+    """(bytes that this process's tensors take, bytes that they could take), (0, 0) where nothing tells. Of a
+    CPU the system tells, which an agent asks.
+    """
+    device = torch.device(device)
+    if device.type == "cpu":
+        return 0, 0
+    library = torch.get_device_module(device)
+    try:
+        free, _ = library.mem_get_info(device)
+        return library.memory_allocated(device), free + library.memory_reserved(device)
+    except (AttributeError, NotImplementedError):
+        return 0, 0

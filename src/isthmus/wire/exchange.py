@@ -68,6 +68,19 @@ class Exchange:
     def resent_chunks(self) -> int:
         return self._outbox.resent_chunks
 
+    def take_fresh(self) -> tuple[float | None, float | None, tuple[float, float] | None]:
+        """What was measured since the last call: rates out and in, and the shortest round trip."""
+        with self._changed:
+            return self.out_rate.take_fresh(), self.in_rate.take_fresh(), self.rtt.take_fresh()
+
+    def pong(self, rtt_s: float, clock_offset_s: float) -> None:
+        """A round trip, and how far ahead of ours it shows the other clock. Beside a transfer it tells of the
+        queues that this fills.
+        """
+        with self._changed:
+            is_alone = not (self.out_rate.is_active or self.in_rate.is_active)
+            self.rtt.add(rtt_s, clock_offset_s if is_alone else None)
+
     def put(self, key: str, payload: Any) -> tuple[Handle, list[bytes]]:
         """Takes up a payload; what was under way with the same key is cancelled. Returns frames to send."""
         if len(key.encode()) > MAX_KEY_BYTES:

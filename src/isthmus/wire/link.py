@@ -1,6 +1,7 @@
 """One live link: a control connection and, per direction, N connections that carry chunks. Ends as a
 whole."""
 
+import contextlib
 import logging
 import struct
 import threading
@@ -8,7 +9,7 @@ import time
 from collections.abc import Callable
 
 from isthmus.wire import frames
-from isthmus.wire.channel import Channel
+from isthmus.wire.channel import Channel, tcp_counters
 from isthmus.wire.control import Control
 from isthmus.wire.exchange import Exchange
 from isthmus.wire.frames import MAX_CHUNK, FrameError, Header, Kind
@@ -99,6 +100,11 @@ class Link:
         channels = list(self._channels.values())
         return sum(c.bytes_out for c in channels), sum(c.bytes_in for c in channels)
 
+    def segments(self) -> tuple[int, int]:
+        """TCP segments out, and those of them that were sent again; (0, 0) where the system does not tell."""
+        found = [_segments(channel) for channel in list(self._channels.values())]
+        return sum(out for out, _ in found), sum(again for _, again in found)
+
     def _serve(self, on_ready: Callable[[], None], on_message: Callable[[bytes], None]) -> None:
         next_ping_s = time.monotonic()
         pause_s = self._timing.silence_s / 4
@@ -148,10 +154,11 @@ class Link:
         rtt_s = time.monotonic() - sent_s
         if not 0 <= rtt_s < 3600:
             raise FrameError("a pong for no ping of ours")
-        self._exchange.rtt.add(rtt_s)
+        clock_offset_s = wall_s + rtt_s / 2 - self._timing.clock.wall_s()
+        self._exchange.pong(rtt_s, clock_offset_s)
         if rtt_s <= self._best_rtt_s:
             self._best_rtt_s = rtt_s
-            self.clock_offset_s = wall_s + rtt_s / 2 - self._timing.clock.wall_s()
+            self.clock_offset_s = clock_offset_s
 
     def _check_silence(self) -> None:
         heard_s = max(channel.heard_s for channel in list(self._channels.values()))
@@ -202,3 +209,10 @@ class Link:
         for channel in self._channels.values():
             channel.close()
         self._control.close()
+
+
+def _segments(channel: Channel) -> tuple[int, int]:
+    with contextlib.suppress(OSError):  # it has just been closed
+        counters = tcp_counters(channel.sock)
+        return counters.get("segments_out", 0), counters.get("retransmitted", 0)
+    return 0, 0

@@ -9,7 +9,10 @@ from isthmus.wire.exchange import Exchange
 from isthmus.wire.frames import Kind
 from isthmus.wire.handler import Handle, PeerHandler
 from isthmus.wire.link import Link
-from isthmus.wire.meter import LinkStats
+from isthmus.wire.meter import LinkStats, Measured
+
+_SEGMENTS = 1000
+"""A share of fewer says little."""
 
 
 class Peer:
@@ -30,6 +33,8 @@ class Peer:
         self._up = False
         self._past_out = 0
         self._past_in = 0
+        self._segments: tuple[Link | None, int, int] = (None, 0, 0)
+        """Of that link: sent, and sent again, when the share was last taken."""
 
     @property
     def up(self) -> bool:
@@ -73,6 +78,26 @@ class Peer:
         if self._is_site:
             out, received, out_bps, in_bps = received, out, in_bps, out_bps
         return LinkStats(out, received, exchange.rtt.smooth_s, out_bps, in_bps, exchange.resent_chunks)
+
+    def measured(self) -> Measured:
+        """Since the last call; for one caller."""
+        out_bps, in_bps, ping = self._exchange.take_fresh()
+        rtt_s, clock_offset_s = ping or (None, None)
+        up_bps, down_bps = (in_bps, out_bps) if self._is_site else (out_bps, in_bps)
+        return Measured(up_bps, down_bps, rtt_s, clock_offset_s, self._resent())
+
+    def _resent(self) -> float | None:
+        """Share of TCP segments, once there are enough of one link to tell."""
+        link = self._link
+        if link is None:
+            return None
+        of, out, again = self._segments
+        if of is not link:
+            out = again = 0
+        now_out, now_again = link.segments()
+        is_enough = now_out - out >= _SEGMENTS
+        self._segments = (link, now_out, now_again) if is_enough else (link, out, again)
+        return (now_again - again) / (now_out - out) if is_enough else None
 
     # --- for Listener and Session ---
 

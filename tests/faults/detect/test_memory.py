@@ -67,16 +67,17 @@ def test_what_levels_off_or_comes_back_is_no_leak(shape, seed):
 
 
 def observe(figure: Callable[[float], float], duration_s: float, kind: str = "host") -> list[Finding]:
-    settings = MemorySettings(host_limit={"n": LIMIT + 5 * GIB}, device_limit={0: LIMIT, 1: LIMIT})
+    settings = MemorySettings(host_limit={"n": LIMIT + 5 * GIB})
     detector, found = MemoryDetector(Standing(), settings), []
     for n in range(round(duration_s / 0.25)):
         now_s = n * 0.25
         used = {0: int(figure(now_s) * GIB), 1: 5 * GIB}
         host = used if kind == "host" else {0: GIB, 1: GIB}
+        device = {r: dict(memory=used[r], memory_limit=LIMIT) if kind == "device" else {} for r in (0, 1)}
         readings = Readings(
             ranks=(0, 1),
             homes={0: "n", 1: "n"},
-            views={r: view(step=n, memory=used[r] if kind == "device" else 0) for r in (0, 1)},
+            views={r: view(step=n, **device[r]) for r in (0, 1)},
             processes={r: Process(letter="R", cpu_s=0.0, rss=host[r]) for r in (0, 1)},
         )
         found += detector.observe(now_s, readings)

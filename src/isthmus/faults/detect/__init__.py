@@ -7,11 +7,14 @@ calls.
     numbers        a gradient that is not finite, a loss that jumps
     sdc            the copies of the state differ: the many outvote the few
     memory, disk   what grows until it meets a limit; a disk that does not keep what is written
-    link           a link slower than it was, or cut
-    clock_skew     clocks of nodes that are apart
+
+Of a site's link to its server its client asks by itself:
+
+    link           slower than it was, or losing more
+    clock_skew     clocks that are apart
 """
 
-from isthmus.faults.detect.readings import ClockSample, LinkSample, NodeFacts, Process, Readings
+from isthmus.faults.detect.readings import NodeFacts, Process, Readings
 from isthmus.faults.detect.watch import Watch, WatchSettings
 
-__all__ = ["ClockSample", "LinkSample", "NodeFacts", "Process", "Readings", "Watch", "WatchSettings"]
+__all__ = ["NodeFacts", "Process", "Readings", "Watch", "WatchSettings"]

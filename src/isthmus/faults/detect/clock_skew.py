@@ -1,14 +1,13 @@
 """Wall clocks of nodes that are apart, or that jump.
 
-From a request and its answer the offset is ((t1 - t0) + (t2 - t3)) / 2, wrong by at most half of the time
-that the way took; of the last eight the one with the shortest way counts (RFC 5905, sections 8 and 10).
+An offset is wrong by at most half of the time that request and answer took; of the last eight the one with
+the shortest way counts (RFC 5905, sections 8 and 10).
 """
 
 from collections import deque
 
 import msgspec
 
-from isthmus.faults.detect.readings import ClockSample, Readings
 from isthmus.faults.detect.standing import Standing
 from isthmus.faults.finding import Finding
 
@@ -28,26 +27,14 @@ class Offset(msgspec.Struct, frozen=True):
     """That the way there and back took."""
 
 
-def clock_offset(sample: ClockSample) -> Offset:
-    there_s = sample.arrived_s - sample.sent_s
-    back_s = sample.returned_s - sample.answered_s
-    return Offset((there_s - back_s) / 2, max(0.0, there_s + back_s))
-
-
 class ClockDetector:
     def __init__(self, standing: Standing, settings: ClockSettings | None = None):
         self._settings = settings or ClockSettings()
         self._standing = standing
         self._last: dict[str, deque[Offset]] = {}
 
-    def observe(self, now_s: float, readings: Readings) -> list[Finding]:
-        found: list[Finding] = []
-        for name, node in readings.nodes.items():
-            if node.clock is not None:
-                found += self._judge(now_s, name, clock_offset(node.clock))
-        return found
-
-    def _judge(self, now_s: float, name: str, new: Offset) -> list[Finding]:
+    def observe(self, now_s: float, name: str, new: Offset) -> list[Finding]:
+        """What is new after a measurement against the clock of `name`."""
         last = self._last.setdefault(name, deque(maxlen=_FILTER))
         best = min(last, key=lambda offset: offset.delay_s, default=new)
         moved_s = new.offset_s - best.offset_s

@@ -1,4 +1,4 @@
-"""A link that is slower than it was, loses more, or is cut.
+"""A link that is slower than it was, or loses more. (That it is cut the two ends of it notice: `wire.link`.)
 
 Bandwidth, round trip and share of retransmissions each have a chart of their logarithm. What moves these
 figures by itself (other traffic, the time of day) is slower or smaller than the shifts that are looked for
@@ -6,17 +6,30 @@ here.
 """
 
 import math
-from collections import deque
+from collections import defaultdict
 
 import msgspec
 
 from isthmus.faults.detect.cusum import Chart, ChartSettings
-from isthmus.faults.detect.readings import LinkSample, Readings
 from isthmus.faults.detect.standing import Standing
 from isthmus.faults.finding import Finding
 
 _LEAST_SHARE = 0.002
 """Of retransmissions: fewer are as good as none."""
+_LEAST_RTT_S = 0.02
+"""Sooner than this it is the machines' processors that answer late."""
+_MOST_MBPS = 1000.0
+"""Above this it is the machines that set the rate, as much as the line."""
+
+
+class LinkSample(msgspec.Struct, frozen=True, kw_only=True):
+    """A measurement of a link, as far as it was taken."""
+
+    up_mbps: float | None = None
+    down_mbps: float | None = None
+    rtt_s: float | None = None
+    retransmitted: float | None = None
+    """Share of what was sent."""
 
 
 class LinkSettings(msgspec.Struct, frozen=True, kw_only=True):
@@ -25,42 +38,35 @@ class LinkSettings(msgspec.Struct, frozen=True, kw_only=True):
     retransmitted_ratio: float = 5.0
     smallest_sigma: float = 0.05
     run_length: float = 1e6
-    cut_floor_s: float = 3.0
-    cut_factor: float = 6.0
-    """Of the 99th percentile of the time between two words."""
 
 
 class LinkDetector:
+    """A link is degraded from the first of its figures that got worse until all are back."""
+
     def __init__(self, standing: Standing, settings: LinkSettings | None = None):
         self._settings = settings or LinkSettings()
         self._standing = standing
         self._charts: dict[tuple[str, str], Chart] = {}
-        self._heard_s: dict[str, float] = {}
-        self._gaps_s: dict[str, deque[float]] = {}
+        self._worse: dict[str, set[str]] = defaultdict(set)
 
-    def observe(self, now_s: float, readings: Readings) -> list[Finding]:
-        found: list[Finding] = []
-        for name, sample in readings.links.items():
-            found += self._measure(now_s, name, sample)
-        for name, heard_s in readings.heard_s.items():
-            found += self._listen(now_s, name, heard_s)
-        for name in [name for name in self._heard_s if name not in readings.heard_s]:
-            del self._heard_s[name]
-            self._standing.end(("partition", name))
-        return found
-
-    def _measure(self, now_s: float, name: str, sample: LinkSample) -> list[Finding]:
+    def observe(self, now_s: float, name: str, sample: LinkSample) -> list[Finding]:
+        """What is new after a measurement of this link."""
         settings, found = self._settings, []
-        if sample.bandwidth_mbps:
-            found += self._chart(now_s, name, "bandwidth", settings.bandwidth_ratio, sample.bandwidth_mbps)
+        for figure, mbps in (("bandwidth up", sample.up_mbps), ("bandwidth down", sample.down_mbps)):
+            if mbps:
+                value = min(_MOST_MBPS, mbps)
+                found += self._chart(now_s, name, figure, settings.bandwidth_ratio, value, "Mbit/s")
         if sample.rtt_s:
-            found += self._chart(now_s, name, "round trip", settings.rtt_ratio, sample.rtt_s)
+            value = max(_LEAST_RTT_S, sample.rtt_s)
+            found += self._chart(now_s, name, "round trip", settings.rtt_ratio, value, "s")
         if sample.retransmitted is not None:
-            share = max(_LEAST_SHARE, sample.retransmitted)
-            found += self._chart(now_s, name, "retransmitted share", settings.retransmitted_ratio, share)
+            value = max(_LEAST_SHARE, sample.retransmitted)
+            found += self._chart(now_s, name, "retransmitted share", settings.retransmitted_ratio, value, "")
         return found
 
-    def _chart(self, now_s: float, name: str, figure: str, ratio: float, value: float) -> list[Finding]:
+    def _chart(
+        self, now_s: float, name: str, figure: str, ratio: float, value: float, unit: str
+    ) -> list[Finding]:
         key = (name, figure)
         if key not in self._charts:
             self._charts[key] = Chart(
@@ -70,43 +76,23 @@ class LinkDetector:
                     smallest_sigma=self._settings.smallest_sigma,
                 )
             )
-        chart = self._charts[key]
+        chart, worse = self._charts[key], self._worse[name]
         change = chart.add(math.log(value))
         if change == "back":
-            self._standing.end(("link", name, figure))
+            worse.discard(figure)
+            if not worse:
+                self._standing.end(("link", name))
         if change != "shifted":
             return []
+        worse.add(figure)
         times = math.exp(chart.size)
         finding = Finding(
             kind="network_degraded",
             rank=None,
             place=name,
-            what=f"{figure} of {name} is {times:.2f} times what it was, now {value:.4g}",
+            what=f"{figure} of {name} is {times:.2f} times what it was, now {value:.4g} {unit}".rstrip(),
             began_s=now_s,
             seen_s=now_s,
             lasting=False,
         )
-        return self._standing.begin(("link", name, figure), finding)
-
-    def _listen(self, now_s: float, name: str, heard_s: float) -> list[Finding]:
-        gaps = self._gaps_s.setdefault(name, deque(maxlen=256))
-        last_s = self._heard_s.get(name)
-        if last_s is not None and heard_s > last_s:
-            gaps.append(heard_s - last_s)
-            self._standing.end(("partition", name))
-        self._heard_s[name] = heard_s
-        ordered = sorted(gaps) if now_s - heard_s > self._settings.cut_floor_s else []
-        p99_s = ordered[int(0.99 * (len(ordered) - 1))] if ordered else 0.0
-        bound_s = max(self._settings.cut_floor_s, self._settings.cut_factor * p99_s)
-        if now_s - heard_s <= bound_s:
-            return []
-        finding = Finding(
-            kind="partition",
-            rank=None,
-            place=name,
-            what=f"no word over {name} for {now_s - heard_s:.1f} s",
-            began_s=heard_s,
-            seen_s=now_s,
-            lasting=False,
-        )
-        return self._standing.begin(("partition", name), finding)
+        return self._standing.begin(("link", name), finding)

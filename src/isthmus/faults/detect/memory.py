@@ -17,8 +17,6 @@ _SETTLED_STEPS = 20
 class MemorySettings(msgspec.Struct, frozen=True, kw_only=True):
     host_limit: dict[str, int] = {}
     """Bytes that a node's ranks may use together (control group or machine), by node."""
-    device_limit: dict[int, int] = {}
-    """Bytes, by rank."""
     horizon_s: float = 1800.0
     """No finding if there is more time left."""
     block_s: float = 2.0
@@ -41,9 +39,8 @@ class MemoryDetector:
             limit = self._host_limit(rank, readings)
             if process is not None and limit is not None:
                 found += self._follow(now_s, "oom_host", rank, process.rss, limit)
-            if view.memory and rank in self._settings.device_limit:
-                limit = self._settings.device_limit[rank]
-                found += self._follow(now_s, "oom_device", rank, view.memory, limit)
+            if view.memory_limit:
+                found += self._follow(now_s, "oom_device", rank, view.memory, view.memory_limit)
         return found
 
     def _settled(self, rank: int, view: PageView) -> bool:

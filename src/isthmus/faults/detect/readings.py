@@ -16,19 +16,6 @@ class Process(msgspec.Struct, frozen=True, kw_only=True):
     rss: int = 0
 
 
-class ClockSample(msgspec.Struct, frozen=True):
-    """A request to another node and its answer: the four times of RFC 5905, section 8. Unix seconds."""
-
-    sent_s: float
-    """By our clock."""
-    arrived_s: float
-    """By theirs."""
-    answered_s: float
-    """By theirs."""
-    returned_s: float
-    """By ours."""
-
-
 class NodeFacts(msgspec.Struct, frozen=True, kw_only=True):
     contention: float = 1.0
     """Threads that want to run per core they could run on; 1 or less: each gets one."""
@@ -38,17 +25,6 @@ class NodeFacts(msgspec.Struct, frozen=True, kw_only=True):
     """Of the next checkpoint, as far as the last one tells."""
     probe: DiskProbe | None = None
     """If one has come back since the last time."""
-    clock: ClockSample | None = None
-    """If one has come back since the last time: this node's clock against it."""
-
-
-class LinkSample(msgspec.Struct, frozen=True, kw_only=True):
-    """A measurement of a link, as far as it was taken."""
-
-    bandwidth_mbps: float | None = None
-    rtt_s: float | None = None
-    retransmitted: float | None = None
-    """Share of what was sent."""
 
 
 class Readings(msgspec.Struct, frozen=True, kw_only=True):
@@ -69,7 +45,3 @@ class Readings(msgspec.Struct, frozen=True, kw_only=True):
     chips: dict[int, str] = {}
     """Kind of chip by rank; empty: all are of one kind."""
     nodes: dict[str, NodeFacts] = {}
-    links: dict[str, LinkSample] = {}
-    """New measurements, by link."""
-    heard_s: dict[str, float] = {}
-    """When a word last came over a link, of those that should speak; monotonic seconds."""

@@ -4,10 +4,8 @@ from typing import Protocol
 
 import msgspec
 
-from isthmus.faults.detect.clock_skew import ClockDetector
 from isthmus.faults.detect.disk import DiskDetector
 from isthmus.faults.detect.hang import HangDetector
-from isthmus.faults.detect.link import LinkDetector
 from isthmus.faults.detect.memory import MemoryDetector, MemorySettings
 from isthmus.faults.detect.numbers import LossDetector, NonfiniteDetector
 from isthmus.faults.detect.patience import HangSettings
@@ -45,8 +43,6 @@ class Watch:
             SlowDetector(standing),
             MemoryDetector(standing, settings.memory),
             DiskDetector(standing),
-            LinkDetector(standing),
-            ClockDetector(standing),
         )
 
     def observe(self, now_s: float, readings: Readings) -> list[Finding]:
