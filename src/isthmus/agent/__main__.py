@@ -20,7 +20,7 @@ from isthmus.agent.drills import Drills
 from isthmus.agent.hands import Hands
 from isthmus.agent.home import make_home, read_cpus
 from isthmus.agent.keeper import NODE, Keeper, Site
-from isthmus.agent.live import live_folder, remove
+from isthmus.agent.live import live_folder, remove, sole
 from isthmus.agent.node import Joining, Node
 from isthmus.agent.nodes import Nodes, Terms, listen_for_nodes
 from isthmus.agent.stacks import Stacks
@@ -72,8 +72,13 @@ def parser() -> argparse.ArgumentParser:
 
 
 def keep(run: RunDir, options: argparse.Namespace) -> End:
-    """Until the site is done, or given up."""
+    """Until the site is done, or given up. Raises StorageError where another agent keeps it."""
     plan = site_plan(run, options.site)
+    with sole(run.site(plan.name)):
+        return _keep(run, plan, options)
+
+
+def _keep(run: RunDir, plan: SitePlan, options: argparse.Namespace) -> End:
     folder, size = run.site(plan.name), plan.num_ranks
     policy = read_policy(options.policy)
     slots = options.slots or (slots_of(run, plan) if options.listen else size)

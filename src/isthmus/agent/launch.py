@@ -21,6 +21,7 @@ from pathlib import Path
 
 from isthmus import leash
 from isthmus.agent.children import Child, wait_all
+from isthmus.agent.live import sole
 from isthmus.errors import InputError, IsthmusError, SupersededError, UnreachableError
 from isthmus.journal import events
 from isthmus.journal.writer import Journal
@@ -185,6 +186,9 @@ class Launch:
             self.standby = None
 
     def _start_site(self, site: SitePlan, cpus: list[frozenset[int]]) -> None:
+        """Raises StorageError where another launch keeps this site alive: two clients would fight for it."""
+        with sole(self.run.site(site.name)):
+            pass
         addresses, relays = self.servers, []
         if self.fleet.sites[site.name].link.shape:
             pairs = [self._start_relay(site.name, *place) for place in enumerate(addresses)]

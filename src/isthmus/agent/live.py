@@ -5,12 +5,16 @@ import os
 import shutil
 import socket
 import tempfile
+import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import msgspec
 
+from isthmus.errors import StorageError
 from isthmus.journal.store import DiskStore, Store
 
+LEAVE_S = 15.0
 _SHARED = Path("/dev/shm")
 _ENOUGH = 16 << 20
 """Bytes free in /dev/shm; containers often have 64 MiB of it, or none."""
@@ -21,6 +25,25 @@ class Address(msgspec.Struct, frozen=True):
 
     folder: str
     pid: int
+
+
+@contextlib.contextmanager
+def sole(folder: Path) -> Iterator[None]:
+    """Holds a site's folder for its one keeper. Raises StorageError where another one has it and keeps it: one
+    whose launcher was killed takes some seconds to leave.
+    """
+    store, deadline = DiskStore(), time.monotonic() + LEAVE_S
+    store.make_folder(folder)
+    with contextlib.ExitStack() as held:
+        while True:
+            try:
+                held.enter_context(store.lock(folder))
+                break
+            except StorageError:
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(0.1)
+        yield
 
 
 def live_folder(file: Path, store: Store | None = None) -> Path:

@@ -21,7 +21,7 @@ from isthmus.agent.drills import Drills
 from isthmus.agent.hands import Hands
 from isthmus.agent.home import Home
 from isthmus.agent.keeper import NODE, Keeper, Site
-from isthmus.agent.live import live_folder, remove
+from isthmus.agent.live import live_folder, remove, sole
 from isthmus.agent.pace import Pace
 from isthmus.agent.stacks import Stacks
 from isthmus.agent.tee import Tee
@@ -113,9 +113,15 @@ def _short(subject: str) -> str:
 
 
 def keep_script(script: Script) -> End:
-    """Until the script has ended on all ranks, or is given up."""
+    """Until the script has ended on all ranks, or is given up. Raises StorageError where another agent keeps
+    the run of this folder.
+    """
     run = RunDir(script.run_dir)
-    folder = run.site(SITE)
+    with sole(run.site(SITE)):
+        return _keep(script, run, run.site(SITE))
+
+
+def _keep(script: Script, run: RunDir, folder: Path) -> End:
     live = live_folder(folder / _ADDRESS)
     policy = replace(POLICY, standbys=script.standbys)
     cpus = [frozenset[int]()] * script.num_ranks  # each where it likes

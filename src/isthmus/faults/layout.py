@@ -42,8 +42,8 @@ class Word(IntEnum):
     ISSUED, WAITING, FINISHED, WAIT_SINCE_NS = range(7, 11)
     """Collectives of this generation started; the one it blocks in, or 0; how many are done."""
     MEMORY, LEFT, NONFINITE_STEP = range(11, 14)
-    """Bytes of the device that its tensors take; 1 once it leaves in order; the step in which its own gradient
-    was not finite: the first one of an unbroken run of such steps."""
+    """Bytes of the device that its tensors take; 1 once it leaves in order; the step in which its own
+    gradient was not finite: the first one of an unbroken run of such steps."""
     HASH_STEP = 14
     """The last step after which a slice of the replicated state was hashed: see its record."""
     BEAT_NS = 17

@@ -194,7 +194,7 @@ class DiskStore:
                 raise StorageError(
                     "another process is writing here",
                     where=str(folder),
-                    hint="stop the other server of this run, or give this one its own run folder",
+                    hint="stop the other one, or give this one a run folder of its own",
                 ) from error
             yield
         finally:
