@@ -82,7 +82,7 @@ def test_the_watcher_tells_of_a_disk_that_fails_and_of_one_without_room(tmp_path
 def test_a_rank_that_will_use_up_the_memory_is_told_of(tmp_path, monkeypatch):
     """Growth as in /proc, on a clock that runs faster."""
     GIB, now = 1 << 30, [1000.0]
-    monkeypatch.setattr(watch, "read_memory_limit", lambda: 5 * GIB)
+    monkeypatch.setattr(watch, "memory_limit", lambda: 5 * GIB)
     monkeypatch.setattr(watch.time, "monotonic_ns", lambda: int(now[0] * 1e9))
     monkeypatch.setattr(
         watch,

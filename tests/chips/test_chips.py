@@ -6,7 +6,8 @@ import pytest
 
 from isthmus import chips
 from isthmus.chips.chip import choose_dtype
-from isthmus.chips.cpu import _cgroup_limit, _cpuinfo
+from isthmus.chips.cpu import _cpuinfo
+from isthmus.chips.host import memory_limit
 from isthmus.errors import InputError
 
 
@@ -63,11 +64,15 @@ def test_cpuinfo_where_the_system_has_none(tmp_path):
 
 
 def test_container_memory_limit(tmp_path):
-    assert _cgroup_limit(tmp_path) is None
+    machine = memory_limit(tmp_path)
+    assert machine > 2**28
     (tmp_path / "memory.max").write_text("max\n")
-    assert _cgroup_limit(tmp_path) is None
-    (tmp_path / "memory.max").write_text("1073741824\n")
-    assert _cgroup_limit(tmp_path) == 2**30
+    assert memory_limit(tmp_path) == machine
+    (tmp_path / "memory").mkdir()
+    (tmp_path / "memory" / "memory.limit_in_bytes").write_text("2147483648\n")
+    assert memory_limit(tmp_path) == 2**31
+    (tmp_path / "memory.max").write_text("1048576\n")
+    assert memory_limit(tmp_path) == 2**20
 
 
 @pytest.mark.parametrize(("bf16_s", "dtype"), [(1.0, "fp32"), (0.7, "fp32"), (0.6, "bf16")])

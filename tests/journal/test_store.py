@@ -78,7 +78,7 @@ def test_two_processes_do_not_write_in_one_folder(tmp_path: Path):
     command = [sys.executable, "-c", TRY_LOCK, str(tmp_path)]
     with DiskStore().lock(tmp_path):
         second = subprocess.run(command, capture_output=True, text=True, check=False)
-        assert "stop the other server" in second.stderr
+        assert "stop the other one" in second.stderr
     assert subprocess.run(command, capture_output=True, text=True, check=True).stdout == "locked\n"
 
 

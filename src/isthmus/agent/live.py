@@ -29,8 +29,8 @@ class Address(msgspec.Struct, frozen=True):
 
 @contextlib.contextmanager
 def sole(folder: Path) -> Iterator[None]:
-    """Holds a site's folder for its one keeper. Raises StorageError where another one has it and keeps it: one
-    whose launcher was killed takes some seconds to leave.
+    """Holds a site's folder for its one keeper. Raises StorageError where another one keeps it; one whose
+    launcher was killed takes some seconds to leave.
     """
     store, deadline = DiskStore(), time.monotonic() + LEAVE_S
     store.make_folder(folder)

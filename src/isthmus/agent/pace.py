@@ -5,7 +5,7 @@ import time
 from pathlib import Path
 
 from isthmus.errors import CorruptError
-from isthmus.faults.page import PageReader
+from isthmus.faults.page import PageReader, StepRecord
 from isthmus.journal.events import StepDone
 from isthmus.journal.writer import Journal
 
@@ -13,7 +13,7 @@ EVERY_S = 1.0
 
 
 class Pace:
-    """Owns nothing but a clock: pages are opened anew, once a second.
+    """Owns a reader per page: what a process has written is there for as long, though its page is gone.
 
     Args:
         live: the agent's folder, with the pages.
@@ -21,6 +21,7 @@ class Pace:
 
     def __init__(self, live: Path, site: str, journal: Journal):
         self._live, self._site, self._journal = live, site, journal
+        self._readers: dict[Path, PageReader] = {}
         self._due_s = 0.0
         self._step, self._at_s = 0, time.monotonic()
 
@@ -31,40 +32,46 @@ class Pace:
         if now_s < self._due_s:
             return
         self._due_s = now_s + EVERY_S
-        found = max(map(self._newest, self._live.glob("*.page")), default=None, key=lambda pair: pair[0])
-        if found is None or found[0] <= self._step:
+        newest = self._newest()
+        if newest is None or newest.step <= self._step:
             self._at_s = self._at_s if self._step else now_s  # starting is no step
             return
-        step, loss, grad_norm, wait_s = (*found[:3], found[3])
+        steps, passed_s = newest.step - self._step, now_s - self._at_s
         self._journal.emit(
             StepDone(
                 site=self._site,
-                step=step,
+                step=newest.step,
                 tokens=0,
-                loss=loss,
+                loss=newest.loss,
                 lr=0.0,
-                grad_norm=grad_norm,
-                step_s=now_s - self._at_s,
-                wait_s=min(wait_s * (step - self._step), now_s - self._at_s),
+                grad_norm=newest.grad_norm,
+                step_s=passed_s,
+                wait_s=min(newest.wait_s * steps, passed_s),
                 version=0,
+                steps=steps,
             )
         )
-        self._step, self._at_s = step, now_s
+        self._step, self._at_s = newest.step, now_s
 
-    def _newest(self, path: Path) -> tuple[int, float, float, float]:
-        """(step, loss, gradient norm, wait) of the last step on a page."""
-        with contextlib.suppress(OSError, CorruptError, ValueError):
-            reader = PageReader(path)
-            try:
-                step = reader.read().step
-                records = reader.records(step - 1)
-            finally:
-                reader.close()
-            if records:
-                return step, records[-1].loss, records[-1].grad_norm, records[-1].wait_s
-        return 0, 0.0, 0.0, 0.0
+    def _newest(self) -> StepRecord | None:
+        """The last step of the page that has come the furthest. Pages that are gone are read once more."""
+        paths = set(self._live.glob("*.page"))
+        for path in paths - self._readers.keys():
+            with contextlib.suppress(OSError, CorruptError):
+                self._readers[path] = PageReader(path)
+        records = [last for reader in self._readers.values() if (last := _last(reader))]
+        for path in self._readers.keys() - paths:
+            self._readers.pop(path).close()
+        return max(records, default=None, key=lambda record: record.step)
 
     def close(self) -> None:
         """Once more, for the last steps."""
         self._due_s = 0.0
         self.look()
+        for reader in self._readers.values():
+            reader.close()
+
+
+def _last(reader: PageReader) -> StepRecord | None:
+    records = reader.records(reader.read().step - 1)
+    return records[-1] if records else None

@@ -9,9 +9,10 @@ from pathlib import Path
 from msgspec.structs import replace
 
 from isthmus.agent.disk import DiskLooks
+from isthmus.chips.host import memory_limit
 from isthmus.errors import CorruptError
 from isthmus.faults.detect.memory import MemorySettings
-from isthmus.faults.detect.process import read_contention, read_memory_limit, read_process
+from isthmus.faults.detect.process import read_contention, read_process
 from isthmus.faults.detect.readings import NodeFacts, Process, Readings
 from isthmus.faults.detect.wait_graph import wait_graph
 from isthmus.faults.detect.watch import Watch, WatchSettings
@@ -48,7 +49,7 @@ class Watcher:
         self._readers: dict[str, PageReader] = {}
         self._seen: dict[str, int] = {}
         """The last step whose records were read, by process."""
-        memory = MemorySettings(host_limit={NODE: read_memory_limit()})
+        memory = MemorySettings(host_limit={NODE: memory_limit()})
         self._watch = Watch(WatchSettings(memory=memory))
         self._disk_looks = DiskLooks(disk, time.monotonic())
         self._generation, self._since_s = 0, 0.0

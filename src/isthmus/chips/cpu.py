@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 
 from isthmus.chips.chip import DtypeChoice, Facts, choose_dtype
+from isthmus.chips.host import memory_limit
 
 _FEATURES = ("avx2", "avx512f", "avx512_bf16", "amx_bf16", "amx_int8", "asimd", "bf16", "sve")
 
@@ -33,8 +34,7 @@ class Cpu:
         )
 
     def memory_bytes(self, index: int = 0) -> int:
-        machine = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-        return min(machine, _cgroup_limit(Path("/sys/fs/cgroup")) or machine)
+        return memory_limit()
 
     def seed(self, seed: int) -> None:
         torch.manual_seed(seed)
@@ -92,18 +92,6 @@ def _cpuinfo(path: Path) -> tuple[str, list[str]]:
     fields = {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in lines)}
     flags = set((fields.get("flags") or fields.get("Features") or "").split())
     return fields.get("model name", fallback), [name for name in _FEATURES if name in flags]
-
-
-def _cgroup_limit(root: Path) -> int | None:
-    """Memory limit of the container, cgroup v2 or v1; None without one."""
-    for name in ("memory.max", "memory/memory.limit_in_bytes"):
-        try:
-            text = (root / name).read_text().strip()
-        except OSError:
-            continue
-        if text.isdigit():
-            return int(text)
-    return None
 
 
 chip = Cpu()

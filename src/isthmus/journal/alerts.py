@@ -167,6 +167,7 @@ def _describe(event: AnyEvent) -> tuple[Level, str, str, str] | None:
         case events.RunFinished() if event.reason.startswith("failed"):
             return "critical", "run_failed", event.source, event.reason
         case events.RunFinished():
-            return "info", "run_finished", event.source, f"{event.reason}: {event.tokens} tokens"
+            tokens = f": {event.tokens} tokens" if event.tokens else ""
+            return "info", "run_finished", event.source, event.reason + tokens
         case _:
             return None

@@ -48,6 +48,8 @@ class StepDone(Event, frozen=True, kw_only=True):
     wait_s: float
     """Time in this step spent waiting for the parameter server (leases or versions)."""
     version: int
+    steps: int = 1
+    """That it tells of: this one, and those since the one that was told before."""
 
 
 class EvalDone(Event, frozen=True, kw_only=True):

@@ -19,12 +19,12 @@ def after_step(site: SiteView, event: events.StepDone) -> SiteView:
     undisturbed = not repeated and not down_s and busy_s
     return replace(
         site,
-        steps=site.steps + (not repeated),
+        steps=site.steps + event.steps * (not repeated),
         tokens=tokens,
         compute_s=site.compute_s + busy_s * (not repeated),
         wait_s=wait_s,
         top_step=max(site.top_step, event.step),
-        repeated_steps=site.repeated_steps + repeated,
+        repeated_steps=site.repeated_steps + event.steps * repeated,
         repeated_tokens=site.repeated_tokens + event.tokens - counted,
         repeated_s=site.repeated_s + busy_s * repeated,
         rates=site.rates.add(event.tokens / busy_s) if undisturbed else site.rates,

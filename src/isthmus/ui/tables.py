@@ -96,8 +96,7 @@ def _headline(shown: Figures) -> Text:
         f"{shown.state} for {text.duration(shown.elapsed_s)}"
         if shown.state in ("starting", "running")
         else f"{shown.state} after {text.duration(shown.elapsed_s)}",
-        f"{text.number(shown.tokens)} of {text.number(shown.token_budget)} tokens",
-        f"{text.number(shown.tokens_per_s)} tokens/s",
+        *_done(shown),
     ]
     if shown.eta_s is not None:
         facts.append(f"{text.duration(shown.eta_s)} left")
@@ -107,6 +106,16 @@ def _headline(shown: Figures) -> Text:
     if shown.ettr is not None:
         facts.append(f"ETTR {text.percent(shown.ettr)}")
     return Text.assemble((shown.name or "run", "bold"), "  ", ", ".join(facts))
+
+
+def _done(shown: Figures) -> list[str]:
+    """Of a script nobody knows how many tokens a step has."""
+    if not shown.token_budget:
+        return [f"{max((site.steps for site in shown.sites), default=0):,} steps"]
+    return [
+        f"{text.number(shown.tokens)} of {text.number(shown.token_budget)} tokens",
+        f"{text.number(shown.tokens_per_s)} tokens/s",
+    ]
 
 
 def _sites(shown: Figures) -> Table:

@@ -1,7 +1,7 @@
 """All detectors together, on pages of real files."""
 
 from isthmus.faults.detect import Process, Readings, Watch
-from isthmus.faults.detect.process import parse_stat, read_contention, read_memory_limit, read_process
+from isthmus.faults.detect.process import parse_stat, read_contention, read_process
 from isthmus.faults.finding import Finding
 from isthmus.faults.page import PageReader, PageWriter, Phase
 
@@ -73,12 +73,3 @@ def test_a_run_with_faults_of_several_kinds(tmp_path):
     assert kinds == [("sdc", 1), ("nan", 3)]
     ended = {(finding.kind, finding.rank) for finding in site.watch.take_ended()}
     assert {("sdc", 1), ("nan", 3)} <= ended
-
-
-def test_the_limit_on_memory_is_that_of_the_control_group_or_of_the_machine(tmp_path):
-    machine = read_memory_limit(str(tmp_path))
-    assert machine > 1 << 28
-    (tmp_path / "memory.max").write_text("max\n")
-    assert read_memory_limit(str(tmp_path)) == machine
-    (tmp_path / "memory.max").write_text("1048576\n")
-    assert read_memory_limit(str(tmp_path)) == 1 << 20

@@ -43,16 +43,3 @@ def read_contention(cores: int) -> float:
     except (OSError, ValueError, IndexError):
         return 1.0
     return max(1.0, running / max(1, cores))
-
-
-def read_memory_limit(cgroup: str = "/sys/fs/cgroup") -> int:
-    """Bytes that all processes here may use: the control group's limit, v2 or v1, or the machine's memory. As
-    `chips.cpu` has it, which needs torch.
-    """
-    machine = os.sysconf("SC_PHYS_PAGES") * _PAGE
-    for name in ("memory.max", "memory/memory.limit_in_bytes"):
-        try:
-            return min(machine, int(read_text(f"{cgroup}/{name}")))
-        except (OSError, ValueError):
-            continue  # there is none, or it says "max"
-    return machine
