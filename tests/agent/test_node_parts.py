@@ -204,6 +204,26 @@ def test_who_does_not_speak_tls_is_refused_and_nobody_waits_for_it(nodes: Listen
     connection.close()
 
 
+def test_who_knocks_again_and_again_does_not_fill_the_journal(nodes: Listening):
+    for _ in range(5):
+        connection = connect(nodes)
+        connection.sendall(b"GET / HTTP/1.1\r\n\r\n" + bytes(100))
+        connection.close()
+        end_s = time.monotonic() + 0.3
+        while time.monotonic() < end_s:
+            turn(nodes)
+    assert len(nodes.notes) == 1
+    nodes._tell_from_s = 0.0
+    connection = connect(nodes)
+    connection.sendall(b"GET / HTTP/1.1\r\n\r\n" + bytes(100))
+    end_s = time.monotonic() + 5
+    while len(nodes.notes) < 2:
+        assert time.monotonic() < end_s
+        turn(nodes)
+    assert "(4 more since the last word)" in nodes.notes[1]
+    connection.close()
+
+
 def test_a_node_does_not_take_the_server_of_another_fleet_for_its_keeper(nodes: Listening, tmp_path: Path):
     other = tmp_path / "other"
     certs.init(other, ["here"], ["127.0.0.1"], datetime.datetime.now(datetime.UTC))

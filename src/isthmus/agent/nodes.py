@@ -23,6 +23,8 @@ SILENT_S = 5.0
 CLOSED_S = 2.0
 """A node whose connection was closed may dial again for so long: its agent may have been restarted."""
 SHAKE_S = 5.0
+REFUSALS_S = 10.0
+"""Connections that were refused are told of once in this time: whoever knocks must not fill the journal."""
 MAX_STRANGERS = 32
 MAX_NODES = 512
 LAST_WORDS_S = 5.0
@@ -63,6 +65,8 @@ class Nodes:
     """Who came, was checked or was turned away, not told yet."""
     _strangers: dict[int, tuple[NodeLine, float]] = field(default_factory=dict)
     _nodes: dict[str, _Node] = field(default_factory=dict)
+    _refused: int = 0
+    _tell_from_s: float = 0.0
 
     @property
     def descriptors(self) -> list[int]:
@@ -119,8 +123,14 @@ class Nodes:
     def _turn_away(self, descriptor: int, why: str) -> None:
         line, _ = self._strangers.pop(descriptor)
         line.close()
-        if why:
-            self.notes.append(f"a connection was refused: {why}")
+        if not why:
+            return
+        self._refused += 1
+        now_s = time.monotonic()
+        if now_s >= self._tell_from_s:
+            others = f" ({self._refused - 1} more since the last word)" if self._refused > 1 else ""
+            self.notes.append(f"a connection was refused: {why}{others}")
+            self._refused, self._tell_from_s = 0, now_s + REFUSALS_S
 
     def _refusal(self, hello: NodeHello) -> Refused | None:
         known = self._nodes.get(hello.node)
