@@ -41,6 +41,32 @@ def test_a_process_that_died_between_two_looks_has_left_how_far_it_came(tmp_path
         watcher.close()
 
 
+def test_after_a_roll_back_steps_that_are_done_anew_are_judged_as_well(tmp_path):
+    pages = [PageWriter(page_file(tmp_path, f"local/1.{rank}")) for rank in range(3)]
+    ranks = {rank: (f"local/1.{rank}", os.getpid()) for rank in range(3)}
+    watcher = Watcher(tmp_path, tmp_path)
+
+    def train(first: int, last: int, odd: int | None = None) -> list[str]:
+        for step in range(first, last + 1):
+            for rank, page in enumerate(pages):
+                page.end_step(step)
+                page.hashed(step, step % 64, step + (rank == odd))
+        return [found.kind for found in watcher.look(ranks, pages[0]._words[2])]
+
+    try:
+        for page in pages:
+            page.regrouped(1, 0)
+        assert train(1, 1) == []
+        assert train(2, 500) == []
+        for page in pages:
+            page.regrouped(2, 100)
+        assert train(101, 101) == []
+        time.sleep(watch.JUDGE_NS / 1e9)
+        assert train(102, 110, odd=1) == ["sdc"]
+    finally:
+        watcher.close()
+
+
 def test_a_disk_is_looked_at_once_in_a_while_and_tells_what_a_checkpoint_takes(tmp_path):
     (tmp_path / "checkpoints").mkdir()
     (tmp_path / "checkpoints" / "step-000000001-a.safetensors").write_bytes(bytes(10))

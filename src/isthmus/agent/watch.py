@@ -47,8 +47,8 @@ class Watcher:
         self._chips = dict(enumerate(chips))
         self._cores = len(os.sched_getaffinity(0))
         self._readers: dict[str, PageReader] = {}
-        self._seen: dict[str, int] = {}
-        """The last step whose records were read, by process."""
+        self._seen: dict[str, tuple[int, int]] = {}
+        """The last steps whose record and whose hash were read, by process."""
         memory = MemorySettings(host_limit={NODE: memory_limit()})
         self._watch = Watch(WatchSettings(memory=memory))
         self._disk_looks = DiskLooks(disk, time.monotonic())
@@ -88,9 +88,7 @@ class Watcher:
                 waiting[rank] = view
                 continue
             views[rank] = view
-            seen = self._seen.get(process, view.step - 1)
-            steps[rank], states[rank] = reader.records(seen), reader.states(seen)
-            self._seen[process] = max(seen, view.step)
+            steps[rank], states[rank] = self._news(process, reader, view.step)
             if (is_due or view.quiet_s > SILENT_S) and (found := read_process(pid)):
                 processes[rank] = found
         self.step = max((view.step for view in views.values()), default=-1)
@@ -108,6 +106,16 @@ class Watcher:
         return found + [
             self._missing(rank, now_ns / 1e9) for rank in self._absent(views, waiting, now_ns / 1e9)
         ]
+
+    def _news(self, process: str, reader: PageReader, step: int) -> tuple[list[StepRecord], list[StateHash]]:
+        """What came since the last look. A group that was rolled back to `step` does later ones anew."""
+        recorded, hashed = self._seen.get(process, (step - 1, step - 1))
+        records, states = reader.records(min(recorded, step)), reader.states(min(hashed, step))
+        self._seen[process] = (
+            records[-1].step if records else min(recorded, step),
+            states[-1].step if states else min(hashed, step),
+        )
+        return records, states
 
     def _is_calm(self, ranks: dict[int, tuple[str, int]], now_ns: int) -> bool:
         """All have written just now, in this group, and no gradient has just gone wrong; and the detectors
