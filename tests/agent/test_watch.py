@@ -51,6 +51,7 @@ def test_after_a_roll_back_steps_that_are_done_anew_are_judged_as_well(tmp_path)
             for rank, page in enumerate(pages):
                 page.end_step(step)
                 page.hashed(step, step % 64, step + (rank == odd))
+        time.sleep(watch.JUDGE_NS / 1e9)
         return [found.kind for found in watcher.look(ranks, pages[0]._words[2])]
 
     try:
@@ -61,7 +62,6 @@ def test_after_a_roll_back_steps_that_are_done_anew_are_judged_as_well(tmp_path)
         for page in pages:
             page.regrouped(2, 100)
         assert train(101, 101) == []
-        time.sleep(watch.JUDGE_NS / 1e9)
         assert train(102, 110, odd=1) == ["sdc"]
     finally:
         watcher.close()
