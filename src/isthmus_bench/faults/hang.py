@@ -51,7 +51,7 @@ queue."""
 def run(quick: bool) -> list[Result]:
     """Half an hour; three minutes in quick mode."""
     outcomes = injections(10 if quick else 200, random.Random(SEED))
-    return [*_rows(outcomes), false_alarms([40.0] if quick else [150.0, 150.0])]
+    return [*_rows(outcomes), false_alarms([20.0] if quick else [150.0, 150.0])]
 
 
 def soak(quick: bool) -> list[Result]:
