@@ -17,14 +17,14 @@ from isthmus.faults.detect.readings import NodeFacts, Process, Readings
 from isthmus.faults.detect.wait_graph import wait_graph
 from isthmus.faults.detect.watch import Watch, WatchSettings
 from isthmus.faults.finding import Finding
-from isthmus.faults.page import PageReader, PageView, Peek, Phase, StateHash, StepRecord, page_file
+from isthmus.faults.page import RING, PageReader, PageView, Peek, Phase, StateHash, StepRecord, page_file
 
 ANSWER_S = 2.0
 """From a new group's order to the first word of a process that was waiting for it."""
-CALM_NS = 300_000_000
+CALM_NS = 500_000_000
 """A page that was written more recently than this is of a rank that gets on."""
-JUDGE_NS = 250_000_000
-"""The detectors are asked this often while all ranks get on; of each page the last 64 steps are there."""
+JUDGE_NS = 500_000_000
+"""The detectors are asked this often while all ranks get on, sooner where steps are quick."""
 NODE_EVERY_S = 1.0
 """Facts of the whole node change slowly, and asking for them costs system calls. So it is with processes
 that write: only of a silent one it matters at every look what it is at."""
@@ -54,7 +54,8 @@ class Watcher:
         self._disk_looks = DiskLooks(disk, time.monotonic())
         self._generation, self._since_s = 0, 0.0
         self._judged_ns = 0
-        """When the detectors were asked last."""
+        self._judged_step = 0
+        """When the detectors were asked last, and the highest step then."""
         self._facts, self._facts_due_s = NodeFacts(), 0.0
         self.step = -1
         """Optimizer steps done, the highest on the pages that were read last."""
@@ -91,7 +92,7 @@ class Watcher:
             steps[rank], states[rank] = self._news(process, reader, view.step)
             if (is_due or view.quiet_s > SILENT_S) and (found := read_process(pid)):
                 processes[rank] = found
-        self.step = max((view.step for view in views.values()), default=-1)
+        self.step = self._judged_step = max((view.step for view in views.values()), default=-1)
         readings = Readings(
             ranks=tuple(ranks),
             views=views,
@@ -124,6 +125,8 @@ class Watcher:
         if now_ns >= self._judged_ns + JUDGE_NS:
             return False
         peeks = self._peek(ranks)
+        if self.step > self._judged_step + RING // 2:
+            return False
         return len(peeks) == len(ranks) and all(
             peek.generation == self._generation
             and now_ns < peek.beat_ns + CALM_NS

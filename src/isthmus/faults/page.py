@@ -42,6 +42,9 @@ __all__ = [
     _WAIT_SINCE_NS, _MEMORY, _LEFT, _NONFINITE_STEP, _HASH_STEP, _BEAT_NS, _PULSE_NS, _MEMORY_LIMIT,
 ) = (int(word) for word in Word)  # fmt: skip
 _PRESENT, _WORD = struct.Struct(f"{RECORDS}q"), struct.Struct("q")
+_PEEK = struct.Struct(
+    f"{8 * _GENERATION}x2q{8 * (_NONFINITE_STEP - _STEP - 1)}xq{8 * (_BEAT_NS - _NONFINITE_STEP - 1)}xq"
+)
 _PHASES = tuple(Phase)
 _LOAD, _UNBOUNDED_FROM = int(Phase.LOAD), int(Phase.START)
 
@@ -223,10 +226,12 @@ def _map(path: Path) -> mmap.mmap:
 
 
 class Peek(NamedTuple):
+    """In the order of the page."""
+
     generation: int
     step: int
-    beat_ns: int
     nonfinite_step: int
+    beat_ns: int
 
 
 class PageReader:
@@ -247,7 +252,7 @@ class PageReader:
 
     def peek(self) -> "Peek":
         """The little that tells whether the rest is worth reading."""
-        return Peek(*map(self._word, (_GENERATION, _STEP, _BEAT_NS, _NONFINITE_STEP)))
+        return Peek._make(_PEEK.unpack_from(self._map))
 
     def read(self, now_ns: int | None = None) -> PageView:
         """The page now."""
