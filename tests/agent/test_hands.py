@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
@@ -12,6 +13,7 @@ from isthmus import leash
 from isthmus.agent.brood import Brood, readable
 from isthmus.agent.hands import Hands
 from isthmus.agent.home import Home
+from isthmus.errors import IsthmusError
 from isthmus.heal.lifeline import RankLine
 from isthmus.heal.messages import Hello, Posted
 from isthmus.rundir import RunDir
@@ -73,6 +75,47 @@ def test_what_a_nursery_that_dies_was_asked_for_is_born_by_the_next(tmp_path, mo
     finally:
         brood.pids.clear()  # that is this process
         brood.close()
+
+
+def test_nurseries_that_fail_one_after_the_other_are_an_error(tmp_path, monkeypatch):
+    script = "print('ready', flush=True); input(); raise OSError('no more processes')"
+    monkeypatch.setattr(leash, "command", lambda *_: [sys.executable, "-c", script])
+    brood = Brood(tmp_path / "nursery.log")
+    brood.open()
+    brood.bear(Birth(process="local/1.1", module="", arguments=[], log=""))
+
+    def listen() -> None:
+        end_s = time.monotonic() + 20
+        while time.monotonic() < end_s:
+            if readable(brood.answers, 0.1):
+                brood.hear()
+
+    with contextlib.closing(brood), pytest.raises(IsthmusError, match="no more processes"):
+        listen()
+
+
+def test_a_nursery_with_a_thread_of_a_library_forks_nobody(tmp_path, monkeypatch):
+    monkeypatch.setenv("PYTHONPATH", f"{tmp_path}:{os.environ.get('PYTHONPATH', '')}")
+    (tmp_path / "driver.py").write_text(
+        "import sys, threading, time\n"
+        "if '--bear' not in sys.argv:\n"
+        "    threading.Thread(target=time.sleep, args=(60,), daemon=True).start()\n"
+        "def main(arguments):\n"
+        "    print('threads', threading.active_count(), *arguments, flush=True)\n"
+        "    time.sleep(60)\n"
+    )
+    brood, log = Brood(tmp_path / "nursery.log", imports=("driver",)), tmp_path / "rank.log"
+    brood.open()
+    with contextlib.closing(brood):
+        brood.bear(Birth(process="local/1.1", module="driver", arguments=["here"], log=str(log)))
+        end_s = time.monotonic() + 60
+        while not (log.exists() and "threads 1 here" in log.read_text()):
+            assert time.monotonic() < end_s, (tmp_path / "nursery.log").read_text()
+            if readable(brood.answers, 0.1):
+                brood.hear()
+        pid = brood.pids["local/1.1"]
+        assert f"PPid:\t{os.getpid()}" in Path(f"/proc/{pid}/status").read_text()
+    assert "a fresh interpreter" in (tmp_path / "nursery.log").read_text()
 
 
 def test_nobody_waits_for_a_process_that_reads_nothing(hands, sleeper):

@@ -19,8 +19,12 @@ from isthmus.train.birth import Birth
 
 _PR_SET_CHILD_SUBREAPER = 36
 _NURSERY = "isthmus.train.nursery"
+_NO_DRIVER = {"PYTORCH_NVML_BASED_CUDA_CHECK": "1"}
+"""Who asks torch for CUDA devices is answered without the driver, whose context does not survive a fork."""
 START_S = 120.0
 """Until a nursery has imported what it needs, on a busy machine."""
+BARREN = 3
+"""Nurseries in a row that fail at their first birth: the next one would as well."""
 
 
 def readable(descriptors: Iterable[int], timeout_s: float) -> list[int]:
@@ -57,6 +61,8 @@ class Brood:
     _unborn: dict[str, Birth] = field(default_factory=dict)
     """Asked for and not born yet: a nursery that dies is asked no more, the next one is."""
     _ready: bool = False
+    _barren: int = 0
+    """Nurseries that failed since the last birth."""
     _since_s: float = 0.0
 
     def open(self) -> None:
@@ -70,7 +76,7 @@ class Brood:
         with open(self.log, "ab") as log:
             self._nursery = subprocess.Popen(
                 leash.command(_NURSERY, self.imports),
-                env={**os.environ, **single, "RAYON_NUM_THREADS": "1"},
+                env={**os.environ, **single, "RAYON_NUM_THREADS": "1", **_NO_DRIVER},
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=log,
@@ -134,13 +140,18 @@ class Brood:
             self._unborn.pop(process, None)
             self.adopt(process, int(pid))
             born.append(process)
+            self._barren = 0
         return born
 
     def _nursery_died(self) -> None:
-        """Its children live on. One that cannot even start is an error of the installation."""
+        """Its children live on. One that cannot even start is an error of the installation, and so are several
+        in a row that bear nothing.
+        """
         assert self._nursery
         code = _close(self._nursery)
-        if not self._ready and time.monotonic() < self._since_s + START_S and code > 0:
+        self._barren += code > 0
+        no_start = not self._ready and time.monotonic() < self._since_s + START_S and code > 0
+        if no_start or self._barren >= BARREN:
             words = self.log.read_text(errors="replace").splitlines()[-12:]
             raise IsthmusError("ranks cannot be started\n" + "\n".join(words), where=str(self.log))
         self._start_nursery()

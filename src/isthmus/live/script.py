@@ -43,10 +43,10 @@ _OURS = (__file__, runpy.__file__, "<frozen runpy>")
 
 
 def before_forks() -> None:
-    """In the nursery: what torch imports when an optimizer is made is paid once."""
-    parameter = torch.nn.Parameter(torch.zeros(2))
-    parameter.grad = torch.zeros(2)
-    torch.optim.AdamW([parameter]).step()
+    """In the nursery: what torch imports when an optimizer is made is paid once. A step of it would ask for
+    the accelerators, and their driver starts a thread.
+    """
+    torch.optim.AdamW([torch.nn.Parameter(torch.zeros(2))])
 
 
 def main(arguments: Sequence[str]) -> int:
