@@ -144,8 +144,8 @@ class Brood:
         return born
 
     def _nursery_died(self) -> None:
-        """Its children live on. One that cannot even start is an error of the installation, and so are several
-        in a row that bear nothing.
+        """Its children live on. One that cannot even start is an error of the installation, as are several in
+        a row that bear nothing.
         """
         assert self._nursery
         code = _close(self._nursery)
