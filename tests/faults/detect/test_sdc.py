@@ -75,15 +75,16 @@ def test_it_is_over_when_that_slice_is_right_again():
     assert [finding.rank for finding in standing.take_ended()] == [1]
 
 
-def test_a_new_process_is_not_blamed_for_the_old_one():
+def test_in_a_new_group_nobody_is_blamed_for_the_old_one_and_the_same_slice_may_go_wrong_again():
     standing = Standing()
     detector = SdcDetector(standing)
-    pages = lambda pid: {rank: view(pid=pid if rank == 1 else 1) for rank in range(4)}  # noqa: E731
-    readings = votes(4, range(PIECES), {1: {5}})
-    steps = Readings(ranks=readings.ranks, states=readings.states, views=pages(2))
-    assert detector.observe(0.0, steps)
-    detector.observe(0.1, Readings(ranks=readings.ranks, views=pages(3)))
+    pages = lambda generation: {rank: view(generation=generation) for rank in range(4)}  # noqa: E731
+    wrong = votes(4, range(PIECES), {1: {5}})
+    assert detector.observe(0.0, Readings(ranks=wrong.ranks, states=wrong.states, views=pages(2)))
+    detector.observe(0.1, Readings(ranks=wrong.ranks, views=pages(3)))
     assert len(standing.take_ended()) == 1
+    (found,) = detector.observe(0.2, Readings(ranks=wrong.ranks, states=wrong.states, views=pages(3)))
+    assert found.rank == 1
 
 
 def test_ranks_read_at_odd_times_are_compared_all_the_same():

@@ -4,8 +4,8 @@ differ.
 The many outvote the few. Ranks are compared at the same step and slice, once all have told or `_PATIENCE`
 steps later, from the last 64 hashes that each page keeps: they need not be read at one instant. Chips of
 different kinds may round differently, so that only ranks of one kind vote together; one that is alone of its
-kind is not judged. Between two ranks, or where a vote is tied, nobody is named. A fault ends when the rank's
-hash of a slice in which it differed is right again.
+kind is not judged. Between two ranks, or where a vote is tied, nobody is named. A fault ends with the group,
+or when the rank's hash of a slice in which it differed is right again.
 """
 
 from collections import Counter
@@ -28,7 +28,6 @@ class SdcDetector:
         self._wrong: dict[Subject, set[int]] = {}
         """Slices in which a rank differs, or in which a vote was tied."""
         self._generation = -1
-        self._pids: dict[int, int] = {}
 
     def observe(self, now_s: float, readings: Readings) -> list[Finding]:
         self._forget(readings)
@@ -51,19 +50,15 @@ class SdcDetector:
         return found
 
     def _forget(self, readings: Readings) -> None:
-        """A new group goes over old steps again; a new process has none of the old one's faults."""
+        """A new group goes over old steps again, with what was wrong replaced or rolled back."""
         generation = max((view.generation for view in readings.views.values()), default=self._generation)
-        if generation != self._generation:
-            self._generation = generation
-            self._held.clear()
-            for chip in [subject for subject in self._wrong if isinstance(subject, str)]:
-                del self._wrong[chip]
-                self._standing.end(("sdc", chip))
-        for rank, view in readings.views.items():
-            if self._pids.setdefault(rank, view.pid) != view.pid:
-                self._pids[rank] = view.pid
-                self._wrong.pop(rank, None)
-                self._standing.end(("sdc", rank))
+        if generation == self._generation:
+            return
+        self._generation = generation
+        self._held.clear()
+        for subject in self._wrong:
+            self._standing.end(("sdc", subject))
+        self._wrong.clear()
 
     def _count(self, now_s: float, place: tuple[int, int], chip: str, votes: dict[int, int]) -> list[Finding]:
         step, piece = place
