@@ -55,6 +55,18 @@ def test_it_is_over_after_some_good_steps_and_may_come_again():
     assert [f.rank for f in found] == [2, 2]
 
 
+def test_a_group_that_was_rolled_back_may_come_to_it_in_the_same_step_again():
+    detector, found = NonfiniteDetector(Standing()), []
+    for generation in (1, 2):
+        for bad in (-1, 7, 7):
+            views = {
+                rank: view(step=8, generation=generation, nonfinite_step=bad if rank == 2 else -1)
+                for rank in RANKS
+            }
+            found += detector.observe(0.0, Readings(ranks=RANKS, views=views))
+    assert [f.rank for f in found] == [2, 2]
+
+
 def test_a_norm_in_a_record_says_it_too():
     detector = NonfiniteDetector(Standing())
     views = {rank: view(step=9) for rank in RANKS}

@@ -51,6 +51,7 @@ class NonfiniteDetector:
         """Bad steps in a row up to the last one, by rank."""
 
     def observe(self, now_s: float, readings: Readings) -> list[Finding]:
+        self._renew(readings)
         for rank in [rank for rank, step in self._told.items() if _past(rank, step, readings)]:
             del self._told[rank]
             self._standing.end(("nan", rank))
@@ -78,15 +79,21 @@ class NonfiniteDetector:
             found += self._standing.begin(("nan", rank), finding)
         return found + stuck
 
+    def _renew(self, readings: Readings) -> None:
+        """A new group may have been rolled back: it comes to the same steps again."""
+        generation = max((view.generation for view in readings.views.values()), default=self._generation)
+        if generation == self._generation:
+            return
+        self._generation = generation
+        self._row.clear()
+        self._told.clear()
+        self._standing.keep("nan", [])
+        self._standing.keep("nan_stays", [])
+
     def _stuck(self, now_s: float, readings: Readings) -> list[Finding]:
         """One rank alone that stays at it: steps are left out on all ranks and rows are new each time, so it
         is what the rank holds, or its chip.
         """
-        generation = max((view.generation for view in readings.views.values()), default=self._generation)
-        if generation != self._generation:
-            self._generation = generation
-            self._row.clear()
-            self._standing.keep("nan_stays", [])
         for rank, records in readings.steps.items():
             for record in records:
                 self._row[rank] = 0 if math.isfinite(record.grad_norm) else self._row.get(rank, 0) + 1
