@@ -21,11 +21,8 @@ from isthmus.live.owner import Owner
 from isthmus.live.retry import Before, Stepped
 from isthmus.live.saves import Saves
 from isthmus.live.state import About, Carried
-from isthmus.parallel.bits import checksum
+from isthmus.parallel.bits import HASHED_PARTS, checksum
 from isthmus.train.memory import TOLD_EVERY, device_memory
-
-HASHED_PARTS = 64
-"""The parameters are hashed part by part, one after each step: ranks that differ are found within as many."""
 
 
 class Told(msgspec.Struct, frozen=True):

@@ -22,6 +22,7 @@ from isthmus.heal.agree import agree
 from isthmus.journal.store import DiskStore
 from isthmus.models.init import init_weights
 from isthmus.models.transformer import Transformer
+from isthmus.parallel.bits import HASHED_PARTS
 from isthmus.train.batches import Batches, Rows
 from isthmus.train.checkpoint import CHECKPOINTS, drop_after, newest_step
 from isthmus.train.export import check_start
@@ -39,9 +40,6 @@ from isthmus.weights.source import Floats
 
 OpenFeed = Callable[[Learner, Start], Feed]
 """Makes rank 0's feed, once the model holds its first (or resumed, or the other ranks') parameters."""
-
-HASHED_PARTS = 64
-"""The parameters are hashed part by part, one after each step: ranks that differ are found within as many."""
 
 
 class Keeping(Protocol):

@@ -21,10 +21,10 @@ from isthmus.faults.detect.process import read_process
 from isthmus.faults.page import PageView, PageWriter, Phase
 from isthmus.heal.lifeline import PULSE_S, RankLine
 from isthmus.models.transformer import Transformer
+from isthmus.parallel.bits import HASHED_PARTS
 from isthmus.spec.count import count_params
 from isthmus.spec.run import RunSpec
 from isthmus.train.learner import Learner
-from isthmus.train.loop import HASHED_PARTS
 from isthmus_bench.document import Result
 from isthmus_bench.faults.crew import NUM_RANKS, Crew, run_spec
 from isthmus_bench.faults.detect import page_cost

@@ -5,6 +5,7 @@ import time
 from statistics import median
 
 from isthmus.faults.inject.messages import InjectRequest
+from isthmus.parallel.bits import HASHED_PARTS
 from isthmus_bench.document import Result
 from isthmus_bench.faults.crew import NUM_RANKS, Crew, run_spec
 from isthmus_bench.faults.drill import Outcome, drill, misnamed, until, wait_healed
@@ -26,7 +27,7 @@ def run(quick: bool) -> list[Result]:
     steps = f"median {median(seen):g}; " if seen else ""
     note = (
         f"{steps}of {len(flips)} flips of exponent bits 1 to {EXPONENT_BITS} of one rank's largest value, "
-        f"{len(flips) - len(seen)} not found; a 64th of the parameters is hashed after each step"
+        f"{len(flips) - len(seen)} not found; 1/{HASHED_PARTS} of the parameters is hashed after each step"
     )
     worst = max(seen) if len(seen) == len(flips) else float("inf")
     return [
