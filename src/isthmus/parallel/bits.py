@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 
 HASHED_PARTS = 56
-"""Parameters are hashed part by part, one after each step. Ranks that differ are found within as many steps, and
-the few until somebody compares them.
+"""Parameters are hashed part by part, one after each step. Ranks that differ are found within as many steps,
+and the few until somebody compares them.
 """
 _BITS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
