@@ -33,8 +33,10 @@ def device_memory(device: torch.device | str) -> tuple[int, int]:
     if device.type == "cpu":
         return 0, 0
     library = torch.get_device_module(device)
+    if not hasattr(library, "mem_get_info"):
+        return 0, 0
     try:
         free, _ = library.mem_get_info(device)
-        return library.memory_allocated(device), free + library.memory_reserved(device)
-    except (AttributeError, NotImplementedError):
+    except RuntimeError:  # some drivers do not tell what is free
         return 0, 0
+    return library.memory_allocated(device), free + library.memory_reserved(device)

@@ -81,10 +81,9 @@ class NonfiniteDetector:
 
     def _renew(self, readings: Readings) -> None:
         """A new group may have been rolled back: it comes to the same steps again."""
-        generation = max((view.generation for view in readings.views.values()), default=self._generation)
-        if generation == self._generation:
+        if readings.generation in (-1, self._generation):
             return
-        self._generation = generation
+        self._generation = readings.generation
         self._row.clear()
         self._told.clear()
         self._standing.keep("nan", [])

@@ -45,3 +45,8 @@ class Readings(msgspec.Struct, frozen=True, kw_only=True):
     chips: dict[int, str] = {}
     """Kind of chip by rank; empty: all are of one kind."""
     nodes: dict[str, NodeFacts] = {}
+
+    @property
+    def generation(self) -> int:
+        """Of the newest group that a page is of; -1: none was read."""
+        return max((view.generation for view in self.views.values()), default=-1)

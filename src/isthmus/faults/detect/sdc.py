@@ -51,10 +51,9 @@ class SdcDetector:
 
     def _forget(self, readings: Readings) -> None:
         """A new group goes over old steps again, with what was wrong replaced or rolled back."""
-        generation = max((view.generation for view in readings.views.values()), default=self._generation)
-        if generation == self._generation:
+        if readings.generation in (-1, self._generation):
             return
-        self._generation = generation
+        self._generation = readings.generation
         self._held.clear()
         for subject in self._wrong:
             self._standing.end(("sdc", subject))
