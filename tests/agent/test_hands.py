@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from isthmus import leash
-from isthmus.agent.brood import Brood, readable
+from isthmus.agent.brood import BARREN, Brood, readable
 from isthmus.agent.hands import Hands
 from isthmus.agent.home import Home
 from isthmus.errors import IsthmusError
@@ -92,6 +92,33 @@ def test_nurseries_that_fail_one_after_the_other_are_an_error(tmp_path, monkeypa
 
     with contextlib.closing(brood), pytest.raises(IsthmusError, match="no more processes"):
         listen()
+
+
+def test_ranks_that_train_are_no_worse_for_nurseries_that_fail(tmp_path, monkeypatch, sleeper):
+    started = []
+
+    def command(*_: object) -> list[str]:
+        started.append(True)
+        return [
+            sys.executable,
+            "-c",
+            "print('ready', flush=True); input(); raise OSError('no more processes')",
+        ]
+
+    monkeypatch.setattr(leash, "command", command)
+    brood = Brood(tmp_path / "nursery.log")
+    brood.open()
+    brood.adopt("local/1.0", sleeper.pid)
+    with contextlib.closing(brood):
+        for rounds in (1, 2):
+            brood.bear(Birth(process=f"local/1.{rounds}", module="", arguments=[], log=""))
+            end_s = time.monotonic() + 20
+            while brood.answers:
+                assert time.monotonic() < end_s
+                if readable(brood.answers, 0.1):
+                    assert brood.hear() == []
+            assert len(started) == rounds * BARREN
+            assert sleeper.poll() is None
 
 
 def test_a_nursery_with_a_thread_of_a_library_forks_nobody(tmp_path, monkeypatch):

@@ -97,7 +97,9 @@ class Brood:
     def bear(self, birth: Birth) -> None:
         """Fork it as soon as the nursery is ready."""
         self._unborn[birth.process] = birth
-        if self._ready:
+        if self._nursery is None:
+            self._start_nursery()
+        elif self._ready:
             self._ask(birth)
 
     def _ask(self, birth: Birth) -> None:
@@ -145,16 +147,20 @@ class Brood:
 
     def _nursery_died(self) -> None:
         """Its children live on. One that cannot even start is an error of the installation, as are several in
-        a row that bear nothing.
+        a row that bear nothing; but ranks that train are no worse for it.
         """
         assert self._nursery
         code = _close(self._nursery)
         self._barren += code > 0
         no_start = not self._ready and time.monotonic() < self._since_s + START_S and code > 0
-        if no_start or self._barren >= BARREN:
+        if not self.pids and (no_start or self._barren >= BARREN):
             words = self.log.read_text(errors="replace").splitlines()[-12:]
             raise IsthmusError("ranks cannot be started\n" + "\n".join(words), where=str(self.log))
-        self._start_nursery()
+        if self._barren >= BARREN:
+            self._nursery, self._barren = None, 0  # who asked gives up in time; the next order makes another
+            self._unborn.clear()
+        else:
+            self._start_nursery()
 
     def reap(self, descriptor: int) -> Exit | None:
         """The process behind a readable descriptor, which is gone."""
